@@ -1,0 +1,68 @@
+"""The `maenas` command: one verb a module, heavy imports inside the verbs, user errors as one line and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from maenas import __version__
+from maenas.errors import MaenasError
+
+COMMANDS = {
+    "search": "maenas.cli.search",
+    "front": "maenas.cli.front",
+    "explain": "maenas.cli.explain",
+    "table": "maenas.cli.table",
+    "convert": "maenas.cli.convert",
+}
+"""Verb to module; a module has HELP, EXAMPLE, add_arguments(parser) and run(arguments)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns:
+        0 on success, 2 when the user's input was wrong, 130 when interrupted.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except MaenasError as error:
+        print(f"maenas: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader (head, a pager) has gone: nothing to say, and nothing more to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("maenas: interrupted; finished files are whole, unfinished ones were not written", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="maenas",
+        description="From a device and a millisecond budget to a real-time object detector.",
+        epilog="example: maenas search --budget 3.8ms --device t4 --block res",
+    )
+    parser.add_argument("--version", action="version", version=f"maenas {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, module_name in COMMANDS.items():
+        module = importlib.import_module(module_name)
+        verb_parser = verbs.add_parser(
+            verb,
+            help=module.HELP,
+            description=module.HELP[:1].upper() + module.HELP[1:] + ".",
+            epilog=f"example: {module.EXAMPLE}",
+            allow_abbrev=False,
+        )
+        module.add_arguments(verb_parser)
+        verb_parser.set_defaults(run=module.run)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

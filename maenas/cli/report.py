@@ -1,0 +1,150 @@
+"""Tables that people read: the answer of a search, and the stages of a structure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from maenas.budgets import format_amount
+from maenas.latency.table import LatencyTable
+from maenas.neighbours import nearest_published
+from maenas.search import Candidate, SearchResult
+from maenas.structure import Structure
+
+WIDTH = 120
+
+
+def console() -> Console:
+    """Standard output, without automatic highlighting; wide enough for the tables where it is no terminal."""
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=max(out.width, WIDTH))
+
+
+def stage_table(structure: Structure) -> Table:
+    """The backbone stage by stage, then neck and head."""
+    backbone, neck, head = structure.backbone, structure.neck, structure.head
+    height, width = structure.image_size
+    table = Table(title=f"{structure.name}  (digest {structure.digest}, {height}x{width})", title_justify="left")
+    for heading in ("part", "kind", "in", "out", "hidden", "units", "kernel", "stride", "map"):
+        table.add_column(heading, justify="left" if heading in ("part", "kind") else "right")
+    stem = backbone.stem
+    stride = stem.total_stride
+    size = f"{height // stride}x{width // stride}"
+    table.add_row(
+        "stem", stem.kind, str(stem.in_channels), str(stem.out_channels), "", "", str(stem.kernel_size), str(stride), size
+    )
+    channels = stem.out_channels
+    for index, stage in enumerate(backbone.stages, start=1):
+        stride = backbone.strides[index]
+        extras = "".join(f" +{name}" for name, on in (("spp", stage.spp), ("se", stage.se)) if on)
+        mark = "  -> neck" if index in backbone.out_stages else ""
+        table.add_row(
+            f"stage {index}{mark}",
+            backbone.family + extras,
+            str(channels),
+            str(stage.out_channels),
+            "/".join(str(hidden) for hidden in dict.fromkeys(stage.hidden_channels)),
+            str(stage.depth),
+            str(stage.kernel_size),
+            str(stage.stride),
+            f"{height // stride}x{width // stride}",
+        )
+        channels = stage.out_channels
+    outputs = ",".join(str(out) for out in neck.out_channels)
+    table.add_row("neck", f"RepGFPN {neck.fusion}", "", outputs, f"x{neck.hidden_ratio:g}", str(neck.num_blocks), "", "", "")
+    table.add_row("head", "ZeroHead", "", f"{head.num_classes} classes", "", "", str(head.kernel_size), "", "")
+    return table
+
+
+def latency_text(candidate: Candidate) -> str:
+    """Predicted latency with plus-minus."""
+    prediction = candidate.prediction
+    if prediction is None:
+        return "-"
+    value = format_amount("latency_ms", prediction.latency_ms)
+    return f"{value} +- {format_amount('latency_ms', prediction.sigma_ms)}"
+
+
+def provenance_text(table: LatencyTable, candidate: Candidate) -> str:
+    """Status of the figures: where the table comes from, and how many operators it had as rows."""
+    prediction = candidate.prediction
+    assert prediction is not None
+    parts = [f"{prediction.num_exact} operators from rows"]
+    if prediction.num_modelled:
+        parts.append(f"{prediction.num_modelled} from the table's model")
+    if prediction.num_extrapolated:
+        parts.append(f"{prediction.num_extrapolated} EXTRAPOLATED")
+    return f"{table.provenance}, table {table.name} {table.table_hash} ({', '.join(parts)})"
+
+
+def figures_table(columns: dict[str, Candidate]) -> Table:
+    """Figures of a few networks side by side."""
+    table = Table(show_edge=True)
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    rows = {
+        "score": [f"{c.score:.4f}" for c in columns.values()],
+        "latency": [latency_text(c) for c in columns.values()],
+        "params": [f"{c.params / 1e6:.3f} M" for c in columns.values()],
+        "FLOPs (2 x MACs)": [f"{c.flops / 1e9:.3f} G" for c in columns.values()],
+        "layers (main path)": [str(c.layers) for c in columns.values()],
+        "working set (FP16)": [f"{c.memory_bytes / 1e6:.2f} MB" for c in columns.values()],
+        "effectiveness rho": [f"{c.effectiveness:.3f}" for c in columns.values()],
+    }
+    for name, values in rows.items():
+        table.add_row(name, *values)
+    return table
+
+
+def shortlist_table(candidates: tuple[Candidate, ...]) -> Table:
+    """The near-optimal list: one line per depth vector."""
+    table = Table(title="shortlist: the best network of each of the best depth vectors", title_justify="left")
+    for heading in ("#", "depths", "score", "latency", "params", "digest"):
+        table.add_column(heading, justify="left" if heading in ("depths", "digest") else "right")
+    for rank, candidate in enumerate(candidates, start=1):
+        depths = " ".join(str(stage.depth) for stage in candidate.structure.backbone.stages)
+        latency = latency_text(candidate)
+        table.add_row(
+            str(rank), depths, f"{candidate.score:.4f}", latency, f"{candidate.params / 1e6:.3f} M", candidate.structure.digest
+        )
+    return table
+
+
+def print_search(result: SearchResult, run_dir: Path, *, seconds: float) -> None:
+    """The answer of a search; the elapsed time goes to standard error, so that equal questions print equal answers."""
+    out = console()
+    request = result.request
+    out.print(stage_table(result.best.structure))
+    columns = {"this search": result.best}
+    nearest = nearest_published(request)
+    if nearest is not None:
+        columns[f"{nearest[0]} (same model)"] = nearest[1]
+    out.print(figures_table(columns))
+    if request.goal.table is not None:
+        out.print(f"latency: {provenance_text(request.goal.table, result.best)}")
+        relative = request.goal.table.uncertainty["relative"]
+        if request.goal.table.provenance != "measured":
+            out.print(f"         {request.goal.table.provenance} means not measured on that device by us; "
+                      f"the table states one sigma = {100 * relative:.1f} % in its range")  # fmt: skip
+    budgets = ", ".join(f"{b.metric} <= {format_amount(b.metric, b.limit)}" for b in request.goal.budgets)
+    margin = f" (value + {request.goal.margin_sigmas:g} sigma)" if request.goal.margin_sigmas else ""
+    out.print(f"budget:  {budgets}{margin}, scope {request.goal.scope}, space {request.space.name}, variant {request.variant.name}")
+    certificate = result.certificate
+    if certificate is not None:
+        out.print(
+            f"proof:   no structure of this space scores above {certificate.upper_bound:.4f} within the budget: "
+            f"gap {certificate.gap:.1e}, {certificate.labels} labels kept, {certificate.pruned} pruned, "
+            f"{certificate.passes} passes"
+        )
+    elif result.evolved is not None:
+        out.print(
+            f"proof:   none (evolution): {result.evolved.candidates} candidates, {result.evolved.evaluations} evaluated, "
+            f"seed {request.settings.seed}"
+        )
+    if len(result.shortlist) > 1:
+        out.print(shortlist_table(result.shortlist))
+    out.print(f"written: {run_dir}/structure.json, search.json, shortlist.csv, shortlist/")
+    Console(stderr=True, highlight=False).print(f"searched in {seconds:.2f} s", style="dim")

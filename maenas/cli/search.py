@@ -1,0 +1,99 @@
+"""`maenas search`: from budgets to a certified detector."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from maenas.cli.question import add_goal_arguments, add_space_arguments, request_from
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from maenas.search import Request, SearchResult
+
+HELP = "find the detector of the highest score within your budgets, with a proof"
+EXAMPLE = "maenas search --budget 3.8ms --device t4 --block res"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("--budget", metavar="TIME", help="latency per image, e.g. 3.8ms or 120us (needs --device)")
+    add_space_arguments(parser)
+    add_goal_arguments(parser)
+    solver = parser.add_argument_group("solver")
+    solver.add_argument("--solver", choices=["exact", "evolution"], help="default: exact where the score adds up")
+    solver.add_argument("--top-k", type=int, default=5, metavar="N", help="shortlist of N different depths (default: 5)")
+    solver.add_argument("--seed", type=int, default=0, help="evolution: same seed, same answer (default: 0)")
+    solver.add_argument("--candidates", type=int, default=200_000, metavar="N", help="evolution: children to draw")
+    solver.add_argument("--workers", type=int, default=1, metavar="N", help="evolution: processes for your own score")
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", metavar="DIR", help="run folder (default: runs/search/<question>)")
+    output.add_argument("--force", action="store_true", help="overwrite the result of another search in --out")
+    output.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Search, write the run folder, print the answer."""
+    import json
+    import time
+    from pathlib import Path
+
+    from maenas.results import claim_run_dir, default_run_dir, result_record, write_run
+
+    started = time.perf_counter()
+    request = _request(arguments)
+    run_dir = Path(arguments.out) if arguments.out else default_run_dir(request)
+    claim_run_dir(run_dir, request, force=arguments.force)
+    result = _search(request, run_dir)
+    write_run(result, run_dir)
+    if arguments.json:
+        print(json.dumps(result_record(result, run_dir)))
+    else:
+        from maenas.cli.report import print_search
+
+        print_search(result, run_dir, seconds=time.perf_counter() - started)
+    return 0
+
+
+def _request(arguments: argparse.Namespace) -> Request:
+    from maenas.budgets import parse_amount
+    from maenas.errors import BudgetError
+    from maenas.evolve import Settings
+
+    for option, value, low in (
+        ("--top-k", arguments.top_k, 1),
+        ("--candidates", arguments.candidates, 1),
+        ("--workers", arguments.workers, 1),
+        ("--seed", arguments.seed, 0),
+    ):
+        if value < low:
+            raise BudgetError(f"{option} is {value}; expected at least {low}")
+    latency_ms = None if arguments.budget is None else parse_amount("latency_ms", arguments.budget)
+    return request_from(
+        arguments,
+        latency_ms,
+        solver=arguments.solver,
+        top_k=arguments.top_k,
+        settings=Settings(seed=arguments.seed, num_candidates=arguments.candidates),
+        workers=arguments.workers,
+    )
+
+
+def _search(request: Request, run_dir: Path) -> SearchResult:
+    """Run the search; evolution shows its progress on standard error and can be resumed."""
+    from maenas.search import run_request
+
+    if request.solver == "exact":
+        return run_request(request)
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("evolution", total=request.settings.num_candidates)
+
+        def show(done: int, best: float) -> None:
+            bars.update(task, completed=done, description=f"evolution, best {best:.3f}")
+
+        return run_request(request, checkpoint=run_dir / "evolution.json", progress=show)

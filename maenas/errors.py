@@ -1,0 +1,34 @@
+"""The errors users can cause; the command line prints them as one line and exits with code 2.
+
+A message says what is wrong, where (file and field), which value came, and what was expected.
+"""
+
+from __future__ import annotations
+
+
+class MaenasError(Exception):
+    """Base of every error that a user's input can cause."""
+
+
+class StructureError(MaenasError, ValueError):
+    """A structure file or object that does not describe a network."""
+
+
+class SpaceError(MaenasError, ValueError):
+    """A search space that is malformed or holds no structure."""
+
+
+class BudgetError(MaenasError, ValueError):
+    """A budget that cannot be parsed or cannot be met."""
+
+
+class ScoreError(MaenasError, ValueError):
+    """An unknown score, or a score function that returned no finite number."""
+
+
+class LatencyTableError(MaenasError, ValueError):
+    """A latency table that is malformed, unknown, or lacks operators."""
+
+
+class OutputError(MaenasError, OSError):
+    """A result that cannot be written where it was asked for."""

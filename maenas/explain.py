@@ -1,0 +1,125 @@
+"""Where the milliseconds of a structure go, and what one more or one less would buy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from maenas.budgets import Budget
+from maenas.errors import MaenasError
+from maenas.latency.predict import Prediction, predict
+from maenas.latency.table import LatencyTable
+from maenas.lowering.costs import num_macs, num_params
+from maenas.lowering.detector import lower
+from maenas.lowering.op import Op
+from maenas.search import Candidate, resolve_request, run_request
+from maenas.spaces import load_space
+from maenas.structure import Structure
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Cost of a group of operators.
+
+    Attributes:
+        name: Stage, neck, head, or one operator.
+        num_ops: Operators in the group.
+        latency_ms: Their part of the predicted latency.
+        params: Deployed parameters.
+        macs: Multiply-accumulates.
+    """
+
+    name: str
+    num_ops: int
+    latency_ms: float
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """What the optimum of the family's space reaches at another latency.
+
+    Attributes:
+        latency_ms: Budget.
+        optimum: Best network within it, or None if there is none.
+        reason: Why there is none.
+    """
+
+    latency_ms: float
+    optimum: Candidate | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Costs of a structure on a device.
+
+    Attributes:
+        structure: What was explained.
+        ops: Its operators.
+        prediction: Latency of the whole.
+        groups: Stem, stages, neck and head.
+        trades: Optimum at the structure's own latency and at one step less and more.
+    """
+
+    structure: Structure
+    ops: tuple[Op, ...]
+    prediction: Prediction
+    groups: tuple[Share, ...]
+    trades: tuple[Trade, ...]
+
+    @property
+    def layers(self) -> list[Share]:
+        """One share per operator, in execution order."""
+        pairs = zip(self.ops, self.prediction.op_ms, strict=True)
+        return [_share(op.name, [op], [ms]) for op, ms in pairs]
+
+
+def explain(
+    structure: Structure, table: LatencyTable, *, scope: str = "detector", step_ms: float = 1.0, trades: bool = True
+) -> Explanation:
+    """Predicted latency of a structure, split by stage and operator.
+
+    Args:
+        structure: What to explain.
+        table: Where latencies come from.
+        scope: `detector` or `backbone`.
+        step_ms: How much more and less latency the trades look at.
+        trades: Also search the family's wide space at the structure's latency and one step around it.
+
+    Raises:
+        LatencyTableError: The table lacks operators of the structure.
+    """
+    ops = lower(structure, scope=scope)
+    prediction = predict(ops, table)
+    groups = []
+    for stage in dict.fromkeys(op.stage for op in ops):
+        members = [index for index, op in enumerate(ops) if op.stage == stage]
+        groups.append(_share(stage, [ops[i] for i in members], [prediction.op_ms[i] for i in members]))
+    found = _trades(structure, table, scope, prediction.latency_ms, step_ms) if trades else ()
+    return Explanation(structure, tuple(ops), prediction, tuple(groups), found)
+
+
+def _share(name: str, ops: list[Op], op_ms: list[float]) -> Share:
+    return Share(name, len(ops), sum(op_ms), int(num_params(ops)), int(num_macs(ops)))
+
+
+def _trades(structure: Structure, table: LatencyTable, scope: str, latency_ms: float, step_ms: float) -> tuple[Trade, ...]:
+    """Optima of the family's wide space around a latency, with the structure's own image size, neck and head."""
+    if structure.backbone.family not in ("res", "csp", "mob"):
+        return ()
+    space = load_space(structure.backbone.family)
+    variant = space.nearest_variant(structure)
+    head = replace(variant.head, num_classes=structure.head.num_classes)
+    space = replace(space, image_size=structure.image_size, variants=(replace(variant, head=head),))
+    found = []
+    for limit in (latency_ms - step_ms, latency_ms, latency_ms + step_ms):
+        try:
+            request = resolve_request(
+                space, budgets=[Budget("latency_ms", limit)], device=table, scope=scope, top_k=1
+            )
+            found.append(Trade(limit, run_request(request).best))
+        except MaenasError as error:
+            found.append(Trade(limit, None, str(error)))
+    return tuple(found)
+

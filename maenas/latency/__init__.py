@@ -1,0 +1,1 @@
+"""Latency tables: what one operator costs on one device, and where that figure comes from."""

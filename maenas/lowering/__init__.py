@@ -1,0 +1,1 @@
+"""From a structure to the ordered list of deployed, fused operators; no torch."""

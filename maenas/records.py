@@ -1,0 +1,104 @@
+"""Typed records from parsed JSON or YAML: unknown, missing and mistyped fields are named with their full path.
+
+A record is a frozen dataclass whose `__post_init__` checks values by raising `ValueError("field is X; expected Y")`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from maenas.errors import MaenasError
+
+T = TypeVar("T")
+_EXPECTED = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+
+
+def require(condition: bool, field: str, value: object, expected: str) -> None:
+    """Raise `ValueError` in the common wording unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{field} is {shown(value)}; expected {expected}")
+
+
+def shown(value: object) -> str:
+    """A value as a user would write it, shortened."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def build(cls: type[T], content: object, *, source: str, error: type[MaenasError], where: str = "") -> T:
+    """A record of class `cls` from a parsed object.
+
+    Args:
+        cls: A dataclass; its fields are numbers, texts, truth values, tuples, records or optional ones of these. A
+            record with a `from_scalar` method also accepts a plain number in place of an object.
+        content: What the file holds.
+        source: File name for messages.
+        error: Error class to raise.
+        where: Dotted path of this record inside the file.
+
+    Raises:
+        MaenasError: As `error`, naming source, field, value and what was expected.
+    """
+    label = f"{source}: {where}" if where else f"{source}:"
+    if not isinstance(content, dict):
+        raise error(f"{label} is {shown(content)}; expected an object")
+    hints = get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    prefix = f"{where}." if where else ""
+    for key in content:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; expected {', '.join(names)}"
+            raise error(f"{source}: {prefix}{key} is not a field{hint}")
+    values = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        place = prefix + field.name
+        if field.name in content:
+            values[field.name] = _convert(hints[field.name], content[field.name], source, error, place)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise error(f"{source}: {place} is missing")
+    try:
+        return cls(**values)
+    except ValueError as problem:
+        raise error(f"{source}: {prefix}{problem}") from None
+
+
+def _convert(hint: Any, value: object, source: str, error: type[MaenasError], where: str) -> Any:  # noqa: ANN401
+    """A parsed value as the annotated type."""
+    if get_origin(hint) in (Union, UnionType):
+        if value is None:
+            return None
+        (hint,) = (option for option in get_args(hint) if option is not NoneType)
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, int | float) and not isinstance(value, bool) and hasattr(hint, "from_scalar"):
+            try:
+                return hint.from_scalar(value)
+            except ValueError as problem:
+                raise error(f"{source}: {where}: {problem}") from None
+        return build(hint, value, source=source, error=error, where=where)  # type: ignore[arg-type]
+    if get_origin(hint) is tuple:
+        return _convert_tuple(get_args(hint), value, source, error, where)
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = numeric if hint is float else type(value) is hint
+    if not fits:
+        raise error(f"{source}: {where} is {shown(value)}; expected {_EXPECTED[hint]}")
+    return hint(value)
+
+
+def _convert_tuple(
+    arguments: tuple[Any, ...], value: object, source: str, error: type[MaenasError], where: str
+) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise error(f"{source}: {where} is {shown(value)}; expected a list")
+    if arguments[-1] is Ellipsis:
+        kinds = [arguments[0]] * len(value)
+    else:
+        kinds = list(arguments)
+        if len(value) != len(kinds):
+            raise error(f"{source}: {where} has {len(value)} entries; expected {len(kinds)}")
+    pairs = zip(kinds, value, strict=True)
+    return tuple(_convert(kind, item, source, error, f"{where}[{i}]") for i, (kind, item) in enumerate(pairs))

@@ -1,0 +1,176 @@
+"""Results as plain records, and the run folder: structure.json, search.json, shortlist.csv and shortlist/*.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from maenas import __version__
+from maenas.errors import OutputError
+from maenas.files import make_folder, write_text_atomically
+from maenas.latency.table import LatencyTable
+from maenas.search import Candidate, Request, SearchResult
+from maenas.structure import save_structure
+
+SEARCH_FILE = "search.json"
+STRUCTURE_FILE = "structure.json"
+
+
+def default_run_dir(request: Request) -> Path:
+    """`runs/search/<space>-<device>-<budgets>`: the same question always goes to the same folder."""
+    parts = [request.space.name]
+    if request.goal.table is not None:
+        parts.append(request.goal.table.aliases[0] if request.goal.table.aliases else request.goal.table.name)
+    units = {"latency_ms": "ms", "params": "params", "flops": "flops", "layers": "layers", "memory_bytes": "bytes"}
+    parts += [f"{budget.limit:.9g}{units[budget.metric]}" for budget in request.goal.budgets]
+    default = request.space.variants[0].name
+    for value, usual in (
+        (request.variant.name, default),
+        (request.goal.score.name, "madnas"),
+        (request.goal.scope, "detector"),
+        (request.solver, "exact"),
+    ):
+        if value != usual:
+            parts.append(value)
+    return Path("runs") / "search" / re.sub(r"[^A-Za-z0-9.+-]+", "_", "-".join(parts))
+
+
+def request_record(request: Request) -> dict[str, Any]:
+    """The question as JSON."""
+    goal, space = request.goal, request.space
+    record: dict[str, Any] = {
+        "space": space.name,
+        "variant": request.variant.name,
+        "image_size": list(space.image_size),
+        "num_classes": request.variant.head.num_classes,
+        "graph": space.graph,
+        "score": goal.score.name,
+        "scope": goal.scope,
+        "budgets": {budget.metric: budget.limit for budget in goal.budgets},
+        "margin_sigmas": goal.margin_sigmas,
+        "device": None if goal.table is None else goal.table.name,
+        "table_hash": None if goal.table is None else goal.table.table_hash,
+        "solver": request.solver,
+        "top_k": request.top_k,
+    }
+    if request.solver == "evolution":
+        settings = request.settings
+        record["evolution"] = {
+            "seed": settings.seed,
+            "num_candidates": settings.num_candidates,
+            "population": settings.population,
+            "mutations": settings.mutations,
+        }
+    return record
+
+
+def table_record(table: LatencyTable | None) -> dict[str, Any]:
+    """Where latencies come from."""
+    if table is None:
+        return {"device": None, "provenance": None, "table_hash": None}
+    return {"device": table.name, "provenance": table.provenance, "table_hash": table.table_hash}
+
+
+def candidate_record(candidate: Candidate) -> dict[str, Any]:
+    """The figures of one network, without its structure."""
+    prediction = candidate.prediction
+    record: dict[str, Any] = {
+        "digest": candidate.structure.digest,
+        "score": candidate.score,
+        "latency_ms": None if prediction is None else prediction.latency_ms,
+        "latency_sigma_ms": None if prediction is None else prediction.sigma_ms,
+        "params": candidate.params,
+        "flops": candidate.flops,
+        "layers": candidate.layers,
+        "memory_bytes": candidate.memory_bytes,
+        "effectiveness": candidate.effectiveness,
+    }
+    if prediction is not None:
+        record["operators"] = {
+            "exact": prediction.num_exact,
+            "modelled": prediction.num_modelled,
+            "extrapolated": prediction.num_extrapolated,
+        }
+    return record
+
+
+def result_record(result: SearchResult, run_dir: Path) -> dict[str, Any]:
+    """Everything `--json` prints and search.json keeps; no dates, so that equal questions give equal files."""
+    certificate = result.certificate
+    record = candidate_record(result.best) | table_record(result.request.goal.table)
+    record["objective"] = result.best.objective
+    record["certificate"] = None
+    if certificate is not None:
+        record["certificate"] = {
+            "upper_bound": certificate.upper_bound,
+            "gap": certificate.gap,
+            "labels": certificate.labels,
+            "pruned": certificate.pruned,
+            "passes": certificate.passes,
+            "lagrangian_bound": certificate.lagrangian_bound,
+            "multipliers": list(certificate.multipliers),
+        }
+    if result.evolved is not None:
+        record["evolution"] = {
+            "candidates": result.evolved.candidates,
+            "evaluations": result.evolved.evaluations,
+            "improvements": len(result.evolved.history),
+        }
+    record["structure"] = result.best.structure.to_dict()
+    record["shortlist"] = [candidate_record(candidate) for candidate in result.shortlist]
+    record["request"] = request_record(result.request)
+    record["run_dir"] = str(run_dir)
+    record["maenas_version"] = __version__
+    return record
+
+
+def claim_run_dir(run_dir: Path, request: Request, *, force: bool) -> None:
+    """Create the folder, or make sure that what it holds answers the same question (rewriting that loses nothing).
+
+    Raises:
+        OutputError: The folder cannot be written, or holds something else and `force` is off.
+    """
+    make_folder(run_dir)
+    previous = run_dir / SEARCH_FILE
+    occupied = (run_dir / STRUCTURE_FILE).exists() or previous.exists()
+    if force or not occupied:
+        return
+    try:
+        held = json.loads(previous.read_text(encoding="utf-8")).get("request")
+    except (OSError, ValueError, AttributeError):
+        held = None
+    if held != request_record(request):
+        raise OutputError(f"{run_dir}: holds the result of another search; choose another --out, or add --force")
+
+
+def write_run(result: SearchResult, run_dir: Path) -> None:
+    """Write the run folder; search.json comes last, so a folder that has it is complete.
+
+    Raises:
+        OutputError: Naming what cannot be written.
+    """
+    folder = run_dir / "shortlist"
+    make_folder(folder)
+    names = []
+    for rank, candidate in enumerate(result.shortlist, start=1):
+        names.append(f"{rank:02d}-{candidate.structure.digest}.json")
+        save_structure(candidate.structure, folder / names[-1])
+    for stale in folder.glob("*.json"):
+        if stale.name not in names:
+            stale.unlink()
+    write_text_atomically(run_dir / "shortlist.csv", _shortlist_csv(result))
+    save_structure(result.best.structure, run_dir / STRUCTURE_FILE)
+    write_text_atomically(run_dir / SEARCH_FILE, json.dumps(result_record(result, run_dir), indent=2) + "\n")
+
+
+def _shortlist_csv(result: SearchResult) -> str:
+    columns = ("digest", "score", "latency_ms", "latency_sigma_ms", "params", "flops", "layers", "memory_bytes")
+    lines = [",".join(("rank", *columns, "depths"))]
+    for rank, candidate in enumerate(result.shortlist, start=1):
+        record = candidate_record(candidate)
+        depths = " ".join(str(stage.depth) for stage in candidate.structure.backbone.stages)
+        values = ["" if record[name] is None else f"{record[name]}" for name in columns]
+        lines.append(",".join([str(rank), *values, depths]))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,425 @@
+"""Search spaces as data: which widths, depths and kernels each stage may take, read from YAML.
+
+Every field is documented in the shipped files (search_spaces/*.yaml) and in docs/search-spaces.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maenas.errors import SpaceError
+from maenas.lowering.backbone import stage_shapes
+from maenas.records import build, require, shown
+from maenas.resources import data_folder
+from maenas.scores import GRAPHS, MADNAS_WEIGHTS, levels_of
+from maenas.structure import ACTIVATIONS, FAMILIES, Backbone, Head, Neck, Stage, Stem, Structure
+
+SCHEMA_VERSION = 1
+MAX_FILE_BYTES = 1_000_000
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """All multiples of `divisor` from `min` to `max`; in a file a plain number fixes the value.
+
+    Attributes:
+        min: Smallest value.
+        max: Largest value.
+        divisor: Values are its multiples; a fixed value (min = max) need not be.
+    """
+
+    min: int
+    max: int
+    divisor: int = 1
+
+    def __post_init__(self) -> None:
+        require(0 <= self.min <= self.max, "min", self.min, f"0 to max ({self.max})")
+        require(self.max <= 65_536, "max", self.max, "at most 65536")
+        require(self.divisor >= 1, "divisor", self.divisor, "at least 1")
+        require(len(self.values) > 0, "divisor", self.divisor, f"one with a multiple from {self.min} to {self.max}")
+
+    @classmethod
+    def from_scalar(cls, value: float) -> Range:
+        """A fixed value; anything but a whole number is refused."""
+        if value != int(value):
+            raise ValueError(f"{value} is not a whole number")
+        return cls(int(value), int(value))
+
+    @property
+    def values(self) -> Integers:
+        """The values in ascending order."""
+        if self.min == self.max:
+            return np.array([self.min], dtype=np.int64)
+        first = -(-self.min // self.divisor) * self.divisor
+        return np.arange(first, self.max + 1, self.divisor, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class StemSpace:
+    """Stem: `focus` or `conv`; only its width is searched."""
+
+    kind: str
+    stride: int
+    kernel_size: int
+    out_channels: Range
+    in_channels: int = 3
+
+    def __post_init__(self) -> None:
+        Stem(self.kind, self.in_channels, max(1, self.out_channels.min), self.kernel_size, self.stride)
+        require(self.out_channels.min >= 1, "out_channels.min", self.out_channels.min, "at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpace:
+    """What one stage may be.
+
+    Attributes:
+        stride: 1 or 2.
+        out_channels: Output widths.
+        hidden_channels: Hidden widths (one per stage: all its units share it).
+        min_hidden_ratio: Smallest hidden / out, rounded to the hidden divisor.
+        max_hidden_ratio: Largest hidden / out, rounded to the hidden divisor.
+        depth: Number of units.
+        kernel_sizes: Choices for the spatial kernel.
+        min_growth: Smallest out / in.
+        max_growth: Largest out / in.
+        spp: Spatial pyramid pooling in this stage.
+        se: Squeeze-and-excitation in every unit (mob).
+    """
+
+    stride: int
+    out_channels: Range
+    hidden_channels: Range
+    depth: Range
+    kernel_sizes: tuple[int, ...] = (3,)
+    min_hidden_ratio: float = 0.0
+    max_hidden_ratio: float = 64.0
+    min_growth: float = 1.0
+    max_growth: float = 64.0
+    spp: bool = False
+    se: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.stride in (1, 2), "stride", self.stride, "1 or 2")
+        for name, values in (("out_channels", self.out_channels), ("hidden_channels", self.hidden_channels)):
+            require(values.min >= 1, f"{name}.min", values.min, "at least 1")
+        require(self.depth.max <= 64, "depth.max", self.depth.max, "at most 64")
+        require(len(self.kernel_sizes) > 0, "kernel_sizes", self.kernel_sizes, "at least one odd number")
+        for kernel in self.kernel_sizes:
+            require(kernel % 2 == 1 and 1 <= kernel <= 31, "kernel_sizes", self.kernel_sizes, "odd numbers from 1 to 31")
+        ratios = 0 <= self.min_hidden_ratio <= self.max_hidden_ratio
+        require(ratios, "min_hidden_ratio", self.min_hidden_ratio, f"0 to max_hidden_ratio ({self.max_hidden_ratio})")
+        growths = 0 <= self.min_growth <= self.max_growth
+        require(growths, "min_growth", self.min_growth, f"0 to max_growth ({self.max_growth})")
+
+    def hidden_bounds(self, out_channels: Integers) -> tuple[Integers, Integers]:
+        """Smallest and largest hidden width for each output width (ratio bounds are rounded to the divisor)."""
+        step = self.hidden_channels.divisor
+        low = np.maximum(step * np.round(self.min_hidden_ratio * out_channels / step), 1)
+        high = np.maximum(step * np.round(self.max_hidden_ratio * out_channels / step), step)
+        return low.astype(np.int64), high.astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Regularisers:
+    """Soft penalties, subtracted from the score while searching (solver.md, section 4); 0 switches one off.
+
+    Attributes:
+        depth: mu: weight of the sum of squared stage depths.
+        growth: nu: weight of ln^2(out / (g in)), with g = 2 at stride 2, else 1.
+        hidden: nu of the hidden widths: weight of ln^2(hidden / (hidden_target out)).
+        hidden_target: beta: preferred hidden / out.
+    """
+
+    depth: float = 0.0
+    growth: float = 0.0
+    hidden: float = 0.0
+    hidden_target: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "growth", "hidden"):
+            value = getattr(self, name)
+            require(value >= 0, name, value, "a number of at least 0")
+        require(self.hidden_target > 0, "hidden_target", self.hidden_target, "a number above 0")
+
+    def penalty(
+        self, stride: int, in_channels: Integers, out_channels: Integers, hidden: Integers, depth: int
+    ) -> NDArray[np.float64]:
+        """Penalty of a stage; channel arrays broadcast."""
+        growth = np.log(out_channels / (stride * in_channels)) ** 2
+        ratio = np.log(hidden / (self.hidden_target * out_channels)) ** 2
+        total: NDArray[np.float64] = self.depth * depth**2 + self.growth * growth + self.hidden * ratio
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class NeckSpace:
+    """Neck settings of a variant; `out_channels` null follows the backbone's widths."""
+
+    num_blocks: int
+    hidden_ratio: float
+    out_channels: tuple[int, int, int] | None = None
+    depthwise: bool = False
+    fusion: str = "csp_elan"
+    extra_edges: str = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One setting of neck and head (and, if given, of the stem) around the searched backbone.
+
+    A backbone score cannot compare necks (it would always choose the cheapest), so a search uses one variant: the
+    space's first, or the one asked for.
+    """
+
+    name: str
+    neck: NeckSpace
+    head: Head
+    stem: StemSpace | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSpace:
+    """A family of detectors (see the shipped YAML files for every field).
+
+    Attributes:
+        name: Name of the space.
+        description: One line for people.
+        family: Block family.
+        activation: Activation of units and neck.
+        image_size: (height, width).
+        stem: Stem choices.
+        stages: Stage choices.
+        out_stages: Stages the neck reads, counted from 1.
+        variants: Neck and head settings; the first is the default.
+        max_layers: Limit on main-path convolutions of the backbone, or none.
+        graph: `deployed`, or `reference`: cost and score the reference tool's graph (backbone only).
+        score_weights: Level weights of the madnas score.
+        regularisers: Soft penalties.
+    """
+
+    name: str
+    description: str
+    family: str
+    activation: str
+    image_size: tuple[int, int]
+    stem: StemSpace
+    stages: tuple[StageSpace, ...]
+    out_stages: tuple[int, int, int]
+    variants: tuple[Variant, ...]
+    max_layers: int | None = None
+    graph: str = "deployed"
+    score_weights: tuple[float, ...] = MADNAS_WEIGHTS
+    regularisers: Regularisers = Regularisers()
+
+    def __post_init__(self) -> None:
+        require(self.family in FAMILIES, "family", self.family, "one of " + ", ".join(FAMILIES))
+        require(self.activation in ACTIVATIONS, "activation", self.activation, "one of " + ", ".join(ACTIVATIONS))
+        require(self.graph in GRAPHS, "graph", self.graph, "one of " + ", ".join(GRAPHS))
+        covered = self.graph == "deployed" or self.family in ("res", "kxkx")
+        require(covered, "graph", self.graph, "deployed (the reference graph covers res and kxkx only)")
+        require(len(self.variants) > 0, "variants", [], "at least one neck and head setting")
+        names = [variant.name for variant in self.variants]
+        require(len(set(names)) == len(names), "variants", names, "different names")
+        require(self.max_layers is None or self.max_layers > 0, "max_layers", self.max_layers, "above 0, or null")
+        for index, stage in enumerate(self.stages):
+            if self.family != "csp":
+                require(stage.depth.min >= 1, f"stages[{index}].depth.min", stage.depth.min, "at least 1")
+            require(not stage.se or self.family == "mob", f"stages[{index}].se", stage.se, "false (mob only)")
+            if self.family == "csp" or stage.spp:
+                even = not np.any(stage.out_channels.values % 2)
+                require(even, f"stages[{index}].out_channels", shown(stage.out_channels.divisor), "even widths only")
+        num_levels = levels_of(tuple(stage.stride for stage in self.stages))[-1] + 1
+        weights = len(self.score_weights)
+        require(weights == num_levels, "score_weights", list(self.score_weights), f"{num_levels} numbers, one per level")
+        third = self.out_stages[2] == len(self.stages) and self.out_stages[1] == len(self.stages) - 1
+        require(third, "out_stages", list(self.out_stages), "the last two stages and an earlier one")
+        self.structure(Choice.smallest(self), self.variants[0])
+
+    def variant(self, name: str | None = None) -> Variant:
+        """A variant by name; the first one by default.
+
+        Raises:
+            SpaceError: Listing the names.
+        """
+        for variant in self.variants:
+            if name is None or variant.name == name:
+                return variant
+        known = ", ".join(variant.name for variant in self.variants)
+        raise SpaceError(f"space {self.name} has no variant {name!r}; expected one of {known}")
+
+    def nearest_variant(self, structure: Structure) -> Variant:
+        """The variant whose neck a structure has; the first one if none fits."""
+        neck = structure.neck
+        for variant in self.variants:
+            fixed = variant.neck.out_channels
+            follows = neck.out_channels == structure.backbone.out_channels
+            same_widths = follows if fixed is None else neck.out_channels == fixed
+            same_blocks = (neck.num_blocks, neck.hidden_ratio) == (variant.neck.num_blocks, variant.neck.hidden_ratio)
+            if same_widths and same_blocks and structure.backbone.stem.kind == self.stem_of(variant).kind:
+                return variant
+        return self.variants[0]
+
+    def stem_of(self, variant: Variant) -> StemSpace:
+        """The stem choices under a variant."""
+        return variant.stem or self.stem
+
+    def structure(self, choice: Choice, variant: Variant, name: str = "") -> Structure:
+        """The detector that a choice of widths, depths and kernels stands for."""
+        stem = self.stem_of(variant)
+        stages = tuple(
+            Stage(out, (hidden,) * depth, stage.stride, kernel, stage.se, stage.spp)
+            for stage, out, hidden, depth, kernel in zip(
+                self.stages,
+                choice.out_channels,
+                choice.hidden_channels,
+                choice.depths,
+                choice.kernel_sizes,
+                strict=True,
+            )
+        )
+        stem_spec = Stem(stem.kind, stem.in_channels, choice.stem_channels, stem.kernel_size, stem.stride)
+        backbone = Backbone(self.family, self.activation, stem_spec, stages, self.out_stages)
+        neck = Neck(
+            variant.neck.out_channels or backbone.out_channels,
+            variant.neck.num_blocks,
+            variant.neck.hidden_ratio,
+            self.activation,
+            variant.neck.depthwise,
+            variant.neck.fusion,
+            variant.neck.extra_edges,
+        )
+        return Structure(name or self.name, self.image_size, backbone, neck, variant.head)
+
+    def why_not(self, structure: Structure) -> str | None:
+        """The first reason why a structure is not in this space (in any variant), or None if it is."""
+        backbone = structure.backbone
+        if backbone.family != self.family:
+            return f"backbone.family is {backbone.family}; the space has {self.family}"
+        if len(backbone.stages) != len(self.stages) or backbone.out_stages != self.out_stages:
+            return f"backbone has {len(backbone.stages)} stages; the space has {len(self.stages)}"
+        for index, (space, shape) in enumerate(zip(self.stages, stage_shapes(backbone, self.image_size), strict=True)):
+            reason = _why_not_stage(space, backbone.stages[index], int(shape.in_channels))
+            if reason:
+                return f"backbone.stages[{index}].{reason}"
+        choice = Choice.of(structure)
+        reasons = []
+        for variant in self.variants:
+            stem = self.stem_of(variant)
+            if choice.stem_channels not in stem.out_channels.values:
+                reasons.append(f"backbone.stem.out_channels is {choice.stem_channels}")
+            elif self.structure(choice, variant).digest != structure.digest:
+                reasons.append(f"stem, activation, image size, neck or head differ from variant {variant.name}")
+            else:
+                return None
+        return "; ".join(reasons)
+
+    def __contains__(self, structure: Structure) -> bool:
+        """True if a search of this space (in some variant) can return the structure; layer limit not considered."""
+        return self.why_not(structure) is None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One point of a space: the numbers that a search decides, one entry per stage."""
+
+    stem_channels: int
+    out_channels: tuple[int, ...]
+    hidden_channels: tuple[int, ...]
+    depths: tuple[int, ...]
+    kernel_sizes: tuple[int, ...]
+
+    @classmethod
+    def smallest(cls, space: SearchSpace) -> Choice:
+        """The smallest value of every field (which need not respect ratios and growths)."""
+        return cls(
+            stem_channels=int(space.stem.out_channels.values[0]),
+            out_channels=tuple(int(stage.out_channels.values[0]) for stage in space.stages),
+            hidden_channels=tuple(int(stage.hidden_channels.values[0]) for stage in space.stages),
+            depths=tuple(int(stage.depth.values[0]) for stage in space.stages),
+            kernel_sizes=tuple(stage.kernel_sizes[0] for stage in space.stages),
+        )
+
+    @classmethod
+    def of(cls, structure: Structure) -> Choice:
+        """The numbers of a structure whose stages each have one hidden width."""
+        stages = structure.backbone.stages
+        return cls(
+            stem_channels=structure.backbone.stem.out_channels,
+            out_channels=tuple(stage.out_channels for stage in stages),
+            hidden_channels=tuple(stage.hidden_channels[0] if stage.hidden_channels else 1 for stage in stages),
+            depths=tuple(stage.depth for stage in stages),
+            kernel_sizes=tuple(stage.kernel_size for stage in stages),
+        )
+
+
+def _why_not_stage(space: StageSpace, stage: Stage, in_channels: int) -> str | None:
+    if stage.stride != space.stride or stage.se != space.se or stage.spp != space.spp:
+        return "stride, se or spp differs"
+    if stage.kernel_size not in space.kernel_sizes:
+        return f"kernel_size is {stage.kernel_size}"
+    if stage.out_channels not in space.out_channels.values:
+        return f"out_channels is {stage.out_channels}"
+    if stage.depth not in space.depth.values:
+        return f"depth is {stage.depth}"
+    growth = stage.out_channels / in_channels
+    if not space.min_growth <= growth <= space.max_growth:
+        return f"out_channels / in_channels is {growth:.3g}"
+    if len(set(stage.hidden_channels)) > 1:
+        return f"hidden_channels are {list(stage.hidden_channels)} (a space has one width per stage)"
+    low, high = space.hidden_bounds(np.array([stage.out_channels]))
+    for hidden in stage.hidden_channels[:1]:
+        if hidden not in space.hidden_channels.values or not low[0] <= hidden <= high[0]:
+            return f"hidden_channels is {hidden} at out_channels {stage.out_channels}"
+    return None
+
+
+def load_space(name_or_path: str) -> SearchSpace:
+    """A shipped space by name (`res`, `tinynas-small`, ...), or a YAML file.
+
+    Raises:
+        SpaceError: Unknown name, unreadable file, or a field that is wrong (named, with what was expected).
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = data_folder("search_spaces") / f"{name_or_path}.yaml"
+        if not path.is_file() or "/" in name_or_path:
+            known = ", ".join(space_names())
+            raise SpaceError(f"unknown search space {name_or_path!r}; expected one of {known}, or a .yaml file")
+    return _read_space(path)
+
+
+def space_names() -> list[str]:
+    """Names of the shipped spaces."""
+    return sorted(path.stem for path in data_folder("search_spaces").glob("*.yaml"))
+
+
+def _read_space(path: Path) -> SearchSpace:
+    import yaml
+
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise SpaceError(f"{path}: is larger than {MAX_FILE_BYTES} bytes; expected a search space")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpaceError(f"{path}: cannot be read as text ({error})") from error
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        content = yaml.load(text, Loader=loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+        raise SpaceError(f"{path}: is not valid YAML ({problem})") from error
+    if not isinstance(content, dict):
+        raise SpaceError(f"{path}: is {shown(content)}; expected a mapping of fields")
+    version = content.pop("schema_version", None)
+    if version != SCHEMA_VERSION:
+        raise SpaceError(f"{path}: schema_version is {shown(version)}; expected {SCHEMA_VERSION}")
+    return build(SearchSpace, content, source=str(path), error=SpaceError)
+
+
