@@ -18,11 +18,17 @@ from maenas.lowering.backbone import StageShape, lower_stage, lower_stem
 from maenas.lowering.costs import activation_memory, num_flops, num_layers, num_params
 from maenas.lowering.head import lower_head
 from maenas.lowering.neck import lower_neck
-from maenas.lowering.op import Op
-from maenas.lowering.reference import lower_reference_stage, lower_reference_stem
+from maenas.lowering.op import Channels, Op
+from maenas.lowering.reference import (
+    lower_reference_stage,
+    lower_reference_stem,
+    reference_macs,
+    reference_params,
+)
 from maenas.scores import Score, StageView, levels_of, stage_view
 from maenas.solver.problem import ChainProblem, Decision, Floats, Integers
-from maenas.spaces import Choice, Regularisers, SearchSpace, StageSpace, Variant
+from maenas.space_parts import Regularisers, StageSpace, Variant
+from maenas.spaces import Choice, SearchSpace
 from maenas.structure import Neck, Stem
 
 ADDITIVE = ("latency_ms", "params", "flops")
@@ -55,6 +61,16 @@ class Goal:
             if budget.metric == metric:
                 return budget.limit
         return None
+
+
+def graph_params(ops: Sequence[Op], graph: str) -> Channels:
+    """Parameters by the graph's own rule: deployed (folded), or the reference tool's."""
+    return reference_params(ops) if graph == "reference" else num_params(ops)
+
+
+def graph_flops(ops: Sequence[Op], graph: str) -> Channels:
+    """FLOPs by the graph's own rule: 2 x MACs of the convolutions, or 2 x the reference tool's multiply-adds."""
+    return 2 * reference_macs(ops) if graph == "reference" else num_flops(ops)
 
 
 @dataclass(slots=True)
@@ -105,12 +121,17 @@ def build_chain(space: SearchSpace, variant: Variant, goal: Goal) -> ChainProble
         if not np.isfinite(decision.gain).any():
             place = "stem" if index == 0 else f"stages[{index - 1}]"
             raise SpaceError(f"space {space.name}: {place} has no allowed option (ratios, growths, memory and table)")
+    fixed = coster.fixed_cost()
+    most = fixed + tail_cost.max(axis=(1, 2, 3)) + sum(each.cost.max(axis=(1, 2, 3)) for each in decisions)
     limits = [goal.limit(metric) for metric in metrics]
     return ChainProblem(
         decisions=tuple(decisions),
         metrics=metrics,
-        limits=np.array([np.inf if limit is None else limit for limit in limits], dtype=np.float64),
-        fixed_cost=coster.fixed_cost(),
+        # A metric without a budget gets a limit that nothing reaches; the solver wants finite ones.
+        limits=np.array(
+            [2.0 * high + 1.0 if limit is None else limit for limit, high in zip(limits, most, strict=True)]
+        ),
+        fixed_cost=fixed,
         tail_cost=tail_cost,
         tail_gain=tail_gain,
         tap=tap,
@@ -183,9 +204,9 @@ class _Coster:
         cost = np.zeros((len(self.metrics), *shape))
         for place, metric in enumerate(self.metrics):
             if metric == "params":
-                cost[place] += num_params(ops)
+                cost[place] += graph_params(ops, self.space.graph)
             elif metric == "flops":
-                cost[place] += num_flops(ops)
+                cost[place] += graph_flops(ops, self.space.graph)
             else:
                 self._add_latency(ops, cost[place], allowed)
         memory = self.goal.limit("memory_bytes")
@@ -263,9 +284,7 @@ def _gain(score: Score, view: StageView, shape: tuple[int, ...]) -> Floats:
     return value.copy()
 
 
-def _stage_decision(
-    space: SearchSpace, index: int, stage: StageSpace, shape: StageShape, coster: _Coster
-) -> Decision:
+def _stage_decision(space: SearchSpace, index: int, stage: StageSpace, shape: StageShape, coster: _Coster) -> Decision:
     """All options of one stage: kernels x depths x hidden widths, sorted by layers."""
     ins, outs = np.asarray(shape.in_channels), np.asarray(shape.out_channels)
     hidden = np.asarray(shape.hidden_channels[0])

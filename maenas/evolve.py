@@ -191,7 +191,8 @@ class _State:
 def _keys(outs: Integers, options: Integers) -> list[int]:
     """A 64-bit hash of each member; for a million members a collision has odds below 1e-7."""
     genes = np.concatenate([outs, options], axis=1).astype(np.uint64)
-    factors = np.random.default_rng(0).integers(1, 2**63, size=genes.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    odd = np.random.default_rng(0).integers(1, 2**63, size=genes.shape[1], dtype=np.uint64)
+    factors = np.asarray(odd * np.uint64(2) + np.uint64(1), dtype=np.uint64)
     mixed = (genes + np.uint64(1)) * factors
     mixed ^= mixed >> np.uint64(29)
     total: list[int] = (mixed * factors[::-1]).sum(axis=1, dtype=np.uint64).tolist()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from maenas.budgets import Budget
+from maenas.chain import Goal
 from maenas.errors import MaenasError
-from maenas.latency.predict import Prediction, predict
+from maenas.latency.predict import Prediction
 from maenas.latency.table import LatencyTable
 from maenas.lowering.costs import num_macs, num_params
-from maenas.lowering.detector import lower
 from maenas.lowering.op import Op
-from maenas.search import Candidate, resolve_request, run_request
+from maenas.scores import SCORES
+from maenas.search import Candidate, describe_structure, graph_ops, resolve_request, run_request
 from maenas.spaces import load_space
 from maenas.structure import Structure
 
@@ -55,18 +56,22 @@ class Explanation:
     """Costs of a structure on a device.
 
     Attributes:
-        structure: What was explained.
-        ops: Its operators.
-        prediction: Latency of the whole.
+        candidate: The structure and its figures under the madnas score.
+        ops: Its costed operators.
         groups: Stem, stages, neck and head.
-        trades: Optimum at the structure's own latency and at one step less and more.
+        trades: Optima at the structure's own latency and at one step less and more.
     """
 
-    structure: Structure
+    candidate: Candidate
     ops: tuple[Op, ...]
-    prediction: Prediction
     groups: tuple[Share, ...]
     trades: tuple[Trade, ...]
+
+    @property
+    def prediction(self) -> Prediction:
+        """Latency of the whole."""
+        assert self.candidate.prediction is not None
+        return self.candidate.prediction
 
     @property
     def layers(self) -> list[Share]:
@@ -76,7 +81,13 @@ class Explanation:
 
 
 def explain(
-    structure: Structure, table: LatencyTable, *, scope: str = "detector", step_ms: float = 1.0, trades: bool = True
+    structure: Structure,
+    table: LatencyTable,
+    *,
+    scope: str = "detector",
+    graph: str = "deployed",
+    step_ms: float = 1.0,
+    trades: bool = True,
 ) -> Explanation:
     """Predicted latency of a structure, split by stage and operator.
 
@@ -84,27 +95,35 @@ def explain(
         structure: What to explain.
         table: Where latencies come from.
         scope: `detector` or `backbone`.
+        graph: `deployed`, or `reference`: the reference tool's graph of the backbone, counted by its rules.
         step_ms: How much more and less latency the trades look at.
         trades: Also search the family's wide space at the structure's latency and one step around it.
 
     Raises:
         LatencyTableError: The table lacks operators of the structure.
     """
-    ops = lower(structure, scope=scope)
-    prediction = predict(ops, table)
+    if graph == "reference":
+        scope, trades = "backbone", False
+    goal = Goal(SCORES["madnas"], (), table, scope, extrapolate=True)
+    candidate = describe_structure(structure, goal, graph=graph)
+    assert candidate.prediction is not None
+    ops = [op for op in graph_ops(structure, graph, scope) if graph == "deployed" or op.kind == "conv"]
+    op_ms = candidate.prediction.op_ms
     groups = []
     for stage in dict.fromkeys(op.stage for op in ops):
         members = [index for index, op in enumerate(ops) if op.stage == stage]
-        groups.append(_share(stage, [ops[i] for i in members], [prediction.op_ms[i] for i in members]))
-    found = _trades(structure, table, scope, prediction.latency_ms, step_ms) if trades else ()
-    return Explanation(structure, tuple(ops), prediction, tuple(groups), found)
+        groups.append(_share(stage, [ops[i] for i in members], [op_ms[i] for i in members]))
+    found = _trades(structure, table, scope, candidate.prediction.latency_ms, step_ms) if trades else ()
+    return Explanation(candidate, tuple(ops), tuple(groups), found)
 
 
 def _share(name: str, ops: list[Op], op_ms: list[float]) -> Share:
     return Share(name, len(ops), sum(op_ms), int(num_params(ops)), int(num_macs(ops)))
 
 
-def _trades(structure: Structure, table: LatencyTable, scope: str, latency_ms: float, step_ms: float) -> tuple[Trade, ...]:
+def _trades(
+    structure: Structure, table: LatencyTable, scope: str, latency_ms: float, step_ms: float
+) -> tuple[Trade, ...]:
     """Optima of the family's wide space around a latency, with the structure's own image size, neck and head."""
     if structure.backbone.family not in ("res", "csp", "mob"):
         return ()
@@ -115,11 +134,8 @@ def _trades(structure: Structure, table: LatencyTable, scope: str, latency_ms: f
     found = []
     for limit in (latency_ms - step_ms, latency_ms, latency_ms + step_ms):
         try:
-            request = resolve_request(
-                space, budgets=[Budget("latency_ms", limit)], device=table, scope=scope, top_k=1
-            )
+            request = resolve_request(space, budgets=[Budget("latency_ms", limit)], device=table, scope=scope, top_k=1)
             found.append(Trade(limit, run_request(request).best))
         except MaenasError as error:
             found.append(Trade(limit, None, str(error)))
     return tuple(found)
-

@@ -9,8 +9,9 @@ from pathlib import Path
 from maenas.budgets import Budget
 from maenas.chain import choice_of
 from maenas.errors import BudgetError
+from maenas.infeasible import infeasible_error
 from maenas.neighbours import published_candidates
-from maenas.search import Candidate, Request, build_request_chain, infeasible_error
+from maenas.search import Candidate, Request, build_request_chain
 from maenas.solver.front import front as solve_front
 from maenas.solver.solve import Infeasible
 from maenas.structure import Structure
@@ -56,7 +57,7 @@ def search_front(
     problem = build_request_chain(request)
     points = solve_front(problem, low_ms, high_ms, progress)
     if isinstance(points, Infeasible):
-        raise infeasible_error(request, problem, points)
+        raise infeasible_error(request.space, request.variant, request.goal, problem, points)
     return [
         FrontPoint(
             latency_ms=point.cost[0],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from maenas.chain import Goal
 from maenas.errors import MaenasError
-from maenas.published import PUBLISHED, load_published
+from maenas.published import PUBLISHED, load_published, resolve_reference
 from maenas.search import Candidate, Request, describe_structure
 
 
@@ -15,10 +15,10 @@ def published_candidates(goal: Goal, family: str, graph: str = "deployed") -> di
     """
     found = {}
     for name in PUBLISHED:
-        structure = load_published(name)
-        if structure.backbone.family != family:
-            continue
         try:
+            structure = load_published(name) if graph == "deployed" else resolve_reference(name)
+            if structure.backbone.family != family:
+                continue
             found[name] = describe_structure(structure, goal, graph=graph)
         except MaenasError:
             continue

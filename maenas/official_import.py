@@ -76,13 +76,18 @@ def import_reference(path: str | Path, *, index: int = 0) -> Structure:
     Raises:
         StructureError: As `import_official`.
     """
-    network = network_from_content(read_content(path), source=str(path), index=index)
+    return reference_from_content(read_content(path), source=str(path), index=index)
+
+
+def reference_from_content(content: object, *, source: str, index: int = 0) -> Structure:
+    """The same for a file that has been read already."""
+    network = network_from_content(content, source=source, index=index)
     family = "res" if network.kind == "k1kx" else "kxkx"
     recipe = load_published("damo-yolo-s")
     *stages, last = recipe.backbone.stages
     stages.append(dataclasses.replace(last, spp=False))
     recipe = dataclasses.replace(recipe, backbone=dataclasses.replace(recipe.backbone, stages=tuple(stages)))
-    return _assemble(network, family, recipe, _name(str(path), index))
+    return _assemble(network, family, recipe, _name(source, index))
 
 
 def _name(source: str, index: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from maenas.errors import StructureError
@@ -111,6 +111,30 @@ def resolve_structure(
         if value is not None:
             raise StructureError(f"{name_or_path}: {option} is given; expected it for an official file only")
     return structure
+
+
+def resolve_reference(name_or_path: str | Path, *, index: int = 0) -> Structure:
+    """A structure as the reference search tool reads it: plain k1kx or kxkx units, for its own graph.
+
+    Raises:
+        StructureError: As `resolve_structure`, or a mob structure: its official file's widths are not recoverable.
+    """
+    from maenas.official import parse_content
+    from maenas.official_export import export_official
+    from maenas.official_import import reference_from_content
+
+    path = Path(name_or_path)
+    if str(name_or_path).lower() not in PUBLISHED and not _is_name(path):
+        content = read_content(path)
+        if is_official(content):
+            return reference_from_content(content, source=str(path), index=index)
+    structure = resolve_structure(name_or_path)
+    if structure.backbone.family == "mob":
+        raise StructureError(
+            f"{name_or_path}: is a mob structure; the reference graph reads res, kxkx and csp, or an official k1kx file"
+        )
+    content = parse_content(export_official(structure, form="list", dialect="v1"), source=str(name_or_path))
+    return replace(reference_from_content(content, source=str(name_or_path)), name=structure.name)
 
 
 def _is_name(path: Path) -> bool:

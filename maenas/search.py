@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from maenas.budgets import METRICS, Budget, format_amount
-from maenas.chain import ADDITIVE, Goal, build_chain, choice_of
-from maenas.errors import BudgetError, SpaceError
+from maenas.budgets import METRICS, Budget
+from maenas.chain import Goal, build_chain, choice_of, graph_flops, graph_params
+from maenas.errors import BudgetError, MaenasError, SpaceError
 from maenas.evolve import Evolved, Settings, evolve
+from maenas.infeasible import infeasible_error, memory_error
 from maenas.latency.predict import Prediction, predict
 from maenas.latency.table import LatencyTable, load_table
-from maenas.lowering.costs import activation_memory, num_flops, num_layers, num_params
+from maenas.lowering.costs import activation_memory, num_layers
 from maenas.lowering.detector import lower
 from maenas.lowering.op import Op
 from maenas.lowering.reference import lower_reference
@@ -23,7 +24,8 @@ from maenas.scores import Score, effectiveness, resolve_score
 from maenas.solver.problem import ChainProblem, Solution, Steps
 from maenas.solver.shortlist import depths_of, shortlist
 from maenas.solver.solve import Certificate, Infeasible, cheapest_path, solve
-from maenas.spaces import SearchSpace, Variant, load_space
+from maenas.space_parts import Variant
+from maenas.spaces import SearchSpace, load_space
 from maenas.structure import Structure
 
 SOLVERS = ("exact", "evolution")
@@ -61,8 +63,8 @@ class Candidate:
         score: Raw score, without soft penalties.
         objective: What was maximised (score less penalties).
         prediction: Predicted latency, or None without a table.
-        params: Deployed parameters within the scope.
-        flops: 2 x MACs within the scope.
+        params: Deployed parameters within the scope (on the reference graph: by its rule).
+        flops: 2 x MACs within the scope (on the reference graph: 2 x its multiply-adds).
         layers: Main-path convolutions of the backbone.
         memory_bytes: Largest working set within the scope.
         effectiveness: DeepMAD's rho; high values mean deep and thin.
@@ -215,7 +217,7 @@ def run_request(
     if request.solver == "exact":
         solved = solve(problem)
         if isinstance(solved, Infeasible):
-            raise infeasible_error(request, problem, solved)
+            raise _why(request, problem, solved)
         solutions = shortlist(problem, solved, request.top_k) if request.top_k > 1 else [solved.solution]
         certificate, evolved = solved.certificate, None
     else:
@@ -225,12 +227,20 @@ def run_request(
     return SearchResult(request, candidates[0], candidates, certificate, evolved)
 
 
+def _why(request: Request, problem: ChainProblem, why: Infeasible) -> MaenasError:
+    return infeasible_error(request.space, request.variant, request.goal, problem, why)
+
+
 def build_request_chain(request: Request) -> ChainProblem:
     """The chain problem of a request; a score that does not add up gets zero gains (the space alone)."""
     goal = request.goal
     if not goal.score.separable:
         goal = replace(goal, score=Score(goal.score.name, stage_score=lambda view: 0.0))
-    return build_chain(request.space, request.variant, goal)
+    try:
+        return build_chain(request.space, request.variant, goal)
+    except SpaceError as error:
+        # A stage without options may be the memory limit's doing: then the smallest reachable value helps more.
+        raise memory_error(request.space, request.variant, goal) or error from None
 
 
 def describe(request: Request, problem: ChainProblem, solution: Solution) -> Candidate:
@@ -253,8 +263,8 @@ def describe_structure(
         score=score,
         objective=score if objective is None else objective,
         prediction=None if goal.table is None else predict(convs, goal.table),
-        params=int(num_params(ops)),
-        flops=int(num_flops(ops)),
+        params=int(graph_params(ops, graph)),
+        flops=int(graph_flops(ops, graph)),
         layers=int(num_layers(backbone)),
         memory_bytes=int(activation_memory(ops)),
         effectiveness=effectiveness(structure, graph=graph),
@@ -266,52 +276,21 @@ def graph_ops(structure: Structure, graph: str, scope: str) -> list[Op]:
     return lower_reference(structure) if graph == "reference" else lower(structure, scope=scope)
 
 
-def infeasible_error(request: Request, problem: ChainProblem, why: Infeasible) -> SpaceError | BudgetError:
-    """The smallest reachable value of every budget, and what limits it."""
-    space, goal = request.space, request.goal
-    if problem.max_layers is not None and why.fewest_layers > problem.max_layers:
-        return BudgetError(
-            f"layers budget {problem.max_layers} cannot be met in space {space.name}: "
-            f"the smallest reachable is {why.fewest_layers} layers (every stage at its least depth)"
-        )
-    if why.smallest is None:
-        memory = goal.limit("memory_bytes")
-        limit = "" if memory is None else f" within memory {format_amount('memory_bytes', memory)}"
-        limit += "" if problem.max_layers is None else f" and {problem.max_layers} layers"
-        return SpaceError(f"space {space.name} holds no structure{limit}; loosen the limits or the space's ranges")
-    parts = []
-    for place, metric in enumerate(problem.metrics):
-        smallest, limit = why.smallest[place], float(problem.limits[place])
-        if metric in ADDITIVE and smallest > limit:
-            outside = _outside_backbone(problem, why.paths[place], place)
-            parts.append(
-                f"{metric} budget {format_amount(metric, limit)} cannot be met in space {space.name} (variant "
-                f"{request.variant.name}): the smallest reachable is {format_amount(metric, smallest)}, of which "
-                f"{format_amount(metric, outside)} are neck, head and fixed cost"
-            )
-    if parts:
-        return BudgetError("; ".join(parts))
-    wanted = ", ".join(
-        f"{metric} {format_amount(metric, float(limit))} (alone down to {format_amount(metric, low)})"
-        for metric, limit, low in zip(problem.metrics, problem.limits, why.smallest, strict=True)
-    )
-    return BudgetError(f"the budgets cannot be met together in space {space.name}: {wanted}; loosen one of them")
-
-
-def _outside_backbone(problem: ChainProblem, path: Steps, place: int) -> float:
-    third = path[problem.tap][0] if problem.tap is not None else 0
-    return float(problem.fixed_cost[place] + problem.tail_cost[place, third, path[-2][0], path[-1][0]])
-
-
 def _evolve(
     request: Request, problem: ChainProblem, checkpoint: Path | None, progress: Callable[[int, float], None]
 ) -> Evolved:
     """Evolve from an allowed path."""
     start = solve(problem)
     if isinstance(start, Infeasible):
-        raise infeasible_error(request, problem, start)
+        raise _why(request, problem, start)
     if request.goal.score.separable:
-        return evolve(problem, cheapest_path(start.relaxation, start.cheapest[0]).path, request.settings, checkpoint=checkpoint, progress=progress)
+        return evolve(
+            problem,
+            cheapest_path(start.relaxation, start.cheapest[0]).path,
+            request.settings,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
     workers = request.workers
     pool: ProcessPoolExecutor | nullcontext[None]
     pool = ProcessPoolExecutor(workers) if workers > 1 else nullcontext()
@@ -347,4 +326,3 @@ def _distinct_depths(problem: ChainProblem, solutions: Sequence[Solution], count
     for solution in solutions:
         kept.setdefault(depths_of(problem, solution), solution)
     return list(kept.values())[: max(1, count)]
-

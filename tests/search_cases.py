@@ -14,7 +14,9 @@ import numpy as np
 import yaml
 
 from maenas.latency.predict import Prediction, predict
-from maenas.latency.table import LatencyTable, OpLatency, TableRow, load_table, write_table
+from maenas.latency.table import LatencyTable, OpLatency, load_table
+from maenas.latency.table_rows import TableRow
+from maenas.latency.table_write import write_table
 from maenas.lowering.costs import activation_memory, num_flops, num_params
 from maenas.lowering.detector import lower
 from maenas.lowering.op import Op
@@ -237,10 +239,10 @@ def _chains(stages: list[dict[str, Any]], came_in: int, family: str) -> Iterator
 
 def _num_layers(family: str, stages: tuple[Stage, ...]) -> int:
     """Main-path convolutions: the stem, and per family what search.md counts."""
-    per_unit = 3 if family == "mob" else 2
-    around = {0: 1} if family == "csp" else {}
-    extra = sum(around.get(stage.depth, 3) if family == "csp" else 0 for stage in stages)
-    return 1 + extra + per_unit * sum(stage.depth for stage in stages)
+    units = sum(stage.depth for stage in stages)
+    if family == "csp":  # down-sampler, and start and fuse around the units
+        return 1 + sum(3 if stage.depth else 1 for stage in stages) + 2 * units
+    return 1 + (3 if family == "mob" else 2) * units
 
 
 def all_structures(content: dict[str, Any]) -> Iterator[Structure]:

@@ -17,17 +17,9 @@ from hypothesis import strategies as st
 from maenas import resources
 from maenas.errors import LatencyTableError, OutputError
 from maenas.latency import calibrated, table
-from maenas.latency.table import (
-    EXACT,
-    EXTRAPOLATED,
-    MISSING,
-    MODELLED,
-    TableRow,
-    list_tables,
-    load_table,
-    validate,
-    write_table,
-)
+from maenas.latency.table import EXACT, EXTRAPOLATED, MISSING, MODELLED, list_tables, load_table, validate
+from maenas.latency.table_rows import TableRow
+from maenas.latency.table_write import write_table
 from maenas.lowering.op import Op
 
 ROW = "conv,8,16,3,1,1,20,20,20,20,relu,0,0.5,0.05,measured"

@@ -6,7 +6,6 @@ where it is absent. Their numbers are those of the reference tool itself.
 
 from __future__ import annotations
 
-import ast
 import gzip
 import hashlib
 import itertools
@@ -19,9 +18,13 @@ import pytest
 from maenas.errors import LatencyTableError, OutputError
 from maenas.latency import import_tinynas as importer
 from maenas.latency.import_tinynas import held_out_errors, import_tinynas, peak_tflops
+from maenas.latency.predict import predict
 from maenas.latency.table import EXACT, EXTRAPOLATED, MISSING, MODELLED, load_table, validate
-from maenas.latency.tinynas import ConvForm, TinyNasPredictor, read_library
+from maenas.latency.tinynas import ConvForm, TinyNasPredictor
+from maenas.latency.tinynas_library import read_library
 from maenas.lowering.op import Op
+from maenas.lowering.reference import lower_reference
+from maenas.official_import import import_reference
 
 WIDTHS, SIDES, RATIOS = (8, 16, 32, 64), (5, 10, 20, 40), (0.25, 0.5, 1, 2, 4)
 HEADER = "conv_type,batch,in_c,in_h,in_w,out_c,kernel,stride,fused,latency_ms"
@@ -89,10 +92,27 @@ def test_both_forms_and_gzip_read_the_same(tmp_path):
     (tmp_path / "library.csv").write_text(text)
     (tmp_path / "library.csv.gz").write_bytes(gzip.compress(text.encode()))
     for name in ("library.csv", "library.csv.gz"):
-        other = read_library(tmp_path / name)
+        other = read_library(tmp_path / name, keep_order=True)
         for column in ("depthwise", "batch", "in_channels", "side", "out_channels", "kernel_size", "stride", "fused"):
             np.testing.assert_array_equal(getattr(raw, column), getattr(other, column))
         np.testing.assert_array_equal(raw.latency_ms, other.latency_ms)
+
+
+def test_a_csv_file_is_put_in_published_order(tmp_path):
+    raw = [line(c, out_c, side, c + out_c) for side in (10, 5) for out_c in (16, 8) for c in (64, 32, 3)]
+    expected = read_library(write(tmp_path, raw))
+    rows = sorted(expected.to_csv().splitlines()[1:])
+    found = read_library(write(tmp_path, [HEADER, *rows]))
+    assert found.side.tolist() == expected.side.tolist()
+    assert found.out_channels.tolist() == expected.out_channels.tolist()
+    assert found.in_channels.tolist() == [3, 32, 64] * 4  # equal in both: as in the file
+    sorted_sides = read_library(write(tmp_path, [HEADER, *rows]), keep_order=True).side.tolist()
+    assert sorted_sides == [int(row.split(",")[3]) for row in rows] != found.side.tolist()
+
+
+def test_raw_text_is_never_reordered(tmp_path):
+    lines = [line(8, 8, side, side) for side in (5, 40, 10)]
+    assert read_library(write(tmp_path, lines)).side.tolist() == [5, 40, 10]
 
 
 def test_csv_columns_may_come_in_any_order_with_others(tmp_path):
@@ -308,9 +328,25 @@ def test_import_writes_a_sound_table(tmp_path, small_grid):
 
 def test_raw_lines_survive_the_import(tmp_path, small_grid):
     loaded = imported(tmp_path)
-    kept, read = read_library(loaded.folder / "raw.csv"), read_library(tmp_path / "library.txt")
+    kept, read = read_library(loaded.folder / "raw.csv", keep_order=True), read_library(tmp_path / "library.txt")
     assert kept.latency_ms.tolist() == read.latency_ms.tolist()
     assert kept.out_channels.tolist() == read.out_channels.tolist()
+
+
+def test_look_ups_interpolate_the_raw_lines_in_their_order(tmp_path, small_grid):
+    """Unlike the made lines, these values are not flat: the diagonals, so the order, decide between the points."""
+    rng = np.random.default_rng(3)
+    points = [(out_c, side) for side in SIDES for out_c in WIDTHS]  # ascending, so other than the published order
+    raw = [line(out_c, out_c, side, rng.uniform(1, 9)) for out_c, side in points]
+    widths = np.arange(9, 64)
+    found = imported(tmp_path, raw).op_latency(conv(widths, widths, 13)).ms * 32
+    library = read_library(tmp_path / "library.txt")
+    ours, other = (
+        TinyNasPredictor(one).estimate(ConvForm(1), batch=32, in_channels=widths, out_channels=widths, side=13).ms
+        for one in (library, library.in_published_order())
+    )
+    np.testing.assert_allclose(found, ours)
+    assert not np.allclose(ours, other)
 
 
 def test_rows_are_milliseconds_per_image(tmp_path, small_grid):
@@ -484,40 +520,38 @@ CHECKS = {  # kernel, in_channels, side, out_channels: ms of a batch of 32
 }
 
 
-def reference_ops(source, first_kernel):
-    """(form, in_channels, out_channels, side) of each convolution of the reference's graph at 320."""
-    if isinstance(source, str):
-        stem, *records = ast.literal_eval((STRUCTURES / source).read_text().strip())
-        width, blocks = stem["out"], [(b["out"], b["btn"], b["L"], b["s"]) for b in records]
-    else:
-        width, blocks = 32, source
-    side = 320
-    yield ConvForm(3), 12, width, side
-    for out_c, mid, depth, first_stride in blocks:
-        for stride in (first_stride, *[1] * (depth - 1)):
-            yield ConvForm(first_kernel), width, mid, side
-            yield ConvForm(3, stride, fused=True), mid, out_c, side
-            side //= stride
-            if width != out_c:
-                yield ConvForm(1), width, out_c, side
-            width = out_c
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """Convolutions of the reference's graph of each network."""
+    folder = tmp_path_factory.mktemp("structures")
+    lowered = {}
+    for name, (source, first_kernel, *_) in NETWORKS.items():
+        path = STRUCTURES / source if isinstance(source, str) else official_file(folder / name, source, first_kernel)
+        lowered[name] = [op for op in lower_reference(import_reference(path)) if op.kind == "conv"]
+    return lowered
 
 
-def network_ms(predictor, ops, batch=32) -> float:
-    return sum(ask(predictor, in_c, out_c, side, form, batch)[0] for form, in_c, out_c, side in ops) / batch
+def official_file(path: Path, blocks, first_kernel) -> Path:
+    """A search result with a stem of 32 and blocks given as (out, btn, L, s)."""
+    kind = "SuperResK1KX" if first_kernel == 1 else "SuperResKXKX"
+    records, width = [{"class": "ConvKXBNRELU", "in": 12, "out": 32, "k": 3, "s": 1}], 32
+    for out, btn, depth, stride in blocks:
+        records.append({"class": kind, "in": width, "out": out, "btn": btn, "k": 3, "s": stride, "L": depth})
+        width = out
+    path.write_text(json.dumps(records))
+    return path
+
+
+def network_ms(predictor, ops) -> float:
+    """Milliseconds per image at batch 32."""
+    forms = [ConvForm(op.kernel_size, op.stride, op.residual) for op in ops]
+    places = [(op.in_channels, op.out_channels, op.in_size[0]) for op in ops]
+    return sum(ask(predictor, *place, form)[0] for place, form in zip(places, forms, strict=True)) / 32
 
 
 @pytest.fixture(scope="module")
 def damoyolo():
     return TinyNasPredictor(read_library(LIBRARY))
-
-
-@pytest.fixture(scope="module")
-def fp16():
-    """The sorted CSV, put back into the order of the published raw files: side, then out_channels, descending."""
-    library = read_library(FP16_CSV)
-    order = np.lexsort((-library.in_channels, -library.out_channels, -library.side))
-    return TinyNasPredictor(library.select(order))
 
 
 @needs_shared
@@ -529,22 +563,49 @@ def test_parity_of_single_operators(damoyolo, setting, expected):
 
 @needs_shared
 @pytest.mark.parametrize("name", NETWORKS)
-def test_parity_of_networks(damoyolo, fp16, name):
-    source, first_kernel, num_ops, expected, batch_32, batch_1 = NETWORKS[name]
-    ops = list(reference_ops(source, first_kernel))
-    assert len(ops) == num_ops
-    assert round(network_ms(damoyolo, ops), 5) == expected
-    assert network_ms(fp16, ops) == pytest.approx(batch_32, abs=0.51e-4)
-    assert network_ms(fp16, ops, 1) == pytest.approx(batch_1, abs=0.51e-4)
+def test_parity_of_networks(damoyolo, networks, name):
+    _, _, num_ops, expected, *_ = NETWORKS[name]
+    assert len(networks[name]) == num_ops
+    assert round(network_ms(damoyolo, networks[name]), 5) == expected
+
+
+@pytest.mark.slow
+@needs_shared
+@pytest.mark.parametrize(("batch", "column"), [(32, 4), (1, 5)])
+def test_parity_of_an_imported_csv(tmp_path, small_grid, networks, batch, column):
+    """All look-ups but a few go to raw.csv here, so this also covers its order."""
+    table = load_table(import_tinynas(FP16_CSV, "fp16", tmp_path, batch))
+    found = {name: predict(ops, table).latency_ms for name, ops in networks.items()}
+    for name, ms in found.items():
+        expected = NETWORKS[name][column]
+        print(f"batch {batch:2} {name:10} {ms:.4f} {expected:.4f} ms per image, {ms / expected - 1:+.3%}")
+    assert found == {name: pytest.approx(NETWORKS[name][column], abs=0.51e-4) for name in NETWORKS}
 
 
 @needs_shared
-def test_order_of_lines_matters(damoyolo):
-    """Totals of the sorted, averaged CSV differ from those of the raw file, as known."""
-    library = read_library(SHARED / "latency" / "v100_tensorrt_fp16_conv_damoyolo.csv.gz")
+def test_order_of_lines_matters(networks):
+    """Totals of the sorted, averaged CSV differ from those of the raw file, as known; reading it puts that right."""
+    path = SHARED / "latency" / "v100_tensorrt_fp16_conv_damoyolo.csv.gz"
+    as_sorted = TinyNasPredictor(read_library(path, keep_order=True))
+    as_published = TinyNasPredictor(read_library(path))
     for name, expected in {"T": 0.083764, "S": 0.119777, "M": 0.400373, "L": 0.704817, "Nm": 0.070833}.items():
-        ops = list(reference_ops(*NETWORKS[name][:2]))
-        assert round(network_ms(TinyNasPredictor(library), ops), 6) == expected
+        assert round(network_ms(as_sorted, networks[name]), 6) == expected
+    for name, ops in networks.items():
+        assert round(network_ms(as_published, ops), 5) == NETWORKS[name][3]
+
+
+@needs_shared
+def test_published_order_is_that_of_the_published_library(damoyolo, networks):
+    library = damoyolo.library
+    for kernel, fused in itertools.product((1, 3), (False, True)):
+        at = (library.kernel_size == kernel) & (library.fused == fused)
+        side, out_c = library.side[at], library.out_channels[at]
+        assert (np.diff(side) <= 0).all()
+        (restart,) = np.flatnonzero((np.diff(side) == 0) & (np.diff(out_c) > 0))
+        assert side[restart] == 6  # the only side that occurs twice: its lines are there in two passes
+    reordered = TinyNasPredictor(library.in_published_order())
+    for name in NETWORKS:
+        assert network_ms(reordered, networks[name]) == pytest.approx(network_ms(damoyolo, networks[name]), rel=1e-12)
 
 
 @needs_shared
@@ -560,17 +621,13 @@ def test_known_facts_of_the_published_library(damoyolo):
 
 @pytest.mark.slow
 @needs_shared
-def test_full_import(tmp_path):
+def test_full_import(tmp_path, networks):
     table = load_table(import_tinynas(LIBRARY, "damoyolo", tmp_path))
     assert table.num_rows == 83_200
     for (kernel, in_c, side, out_c), expected in CHECKS.items():
         found = table.op_latency(conv(in_c, out_c, side, kernel=kernel))
         assert f"{found.ms * 32:.6f}" == expected
-    for name, (source, first_kernel, _, expected, *_) in NETWORKS.items():
-        ops = [
-            conv(in_c, out_c, side, kernel=form.kernel_size, stride=form.stride, residual=form.fused)
-            for form, in_c, out_c, side in reference_ops(source, first_kernel)
-        ]
-        assert round(sum(table.op_latency(op).ms for op in ops), 5) == expected, name
+    for name, ops in networks.items():
+        assert round(predict(ops, table).latency_ms, 5) == NETWORKS[name][3], name
     notes = json.loads((table.folder / "table.json").read_text())["notes"]
     assert any("340 TFLOP/s" in note for note in notes)

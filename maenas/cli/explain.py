@@ -18,6 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("structure", metavar="STRUCTURE", help="published name, structure.json, or official file")
     parser.add_argument("--device", required=True, metavar="NAME", help="latency table: name, alias or folder")
     parser.add_argument("--scope", choices=["detector", "backbone"], default="detector", help="part to explain")
+    parser.add_argument(
+        "--graph",
+        choices=["deployed", "reference"],
+        default="deployed",
+        help="what to cost: the deployed network, or the reference search tool's graph of the backbone",
+    )
     parser.add_argument("--step", default="1ms", metavar="TIME", help="latency step of the trade-off (default: 1ms)")
     parser.add_argument("--layers", action="store_true", help="list every operator, not only the costliest")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -30,12 +36,13 @@ def run(arguments: argparse.Namespace) -> int:
     from maenas.budgets import parse_amount
     from maenas.explain import explain
     from maenas.latency.table import load_table
-    from maenas.published import resolve_structure
+    from maenas.published import resolve_reference, resolve_structure
 
-    structure = resolve_structure(arguments.structure)
+    resolve = resolve_reference if arguments.graph == "reference" else resolve_structure
+    structure = resolve(arguments.structure)
     table = load_table(arguments.device)
     step_ms = parse_amount("latency_ms", arguments.step)
-    explanation = explain(structure, table, scope=arguments.scope, step_ms=step_ms)
+    explanation = explain(structure, table, scope=arguments.scope, graph=arguments.graph, step_ms=step_ms)
     if arguments.json:
         print(json.dumps(_record(explanation, table)))
     else:
@@ -50,17 +57,10 @@ def _record(explanation: Explanation, table: LatencyTable) -> dict[str, Any]:
 
     prediction = explanation.prediction
     return {
-        "name": explanation.structure.name,
-        "digest": explanation.structure.digest,
-        "latency_ms": prediction.latency_ms,
-        "latency_sigma_ms": prediction.sigma_ms,
+        "name": explanation.candidate.structure.name,
+        **candidate_record(explanation.candidate),
         "fixed_ms": prediction.fixed_ms,
         **table_record(table),
-        "operators": {
-            "exact": prediction.num_exact,
-            "modelled": prediction.num_modelled,
-            "extrapolated": prediction.num_extrapolated,
-        },
         "groups": [dataclasses.asdict(group) for group in explanation.groups],
         "layers": [dataclasses.asdict(layer) for layer in explanation.layers],
         "trades": [
@@ -75,19 +75,24 @@ def _record(explanation: Explanation, table: LatencyTable) -> dict[str, Any]:
 
 
 def _print(explanation: Explanation, table: LatencyTable, *, all_layers: bool) -> None:
-    from rich.table import Table
-
     from maenas.cli.report import console, stage_table
 
     out = console()
     prediction = explanation.prediction
-    out.print(stage_table(explanation.structure))
+    out.print(stage_table(explanation.candidate.structure))
     title = f"{prediction.latency_ms:.3f} ms +- {prediction.sigma_ms:.3f} ms on {table.name}"
     groups = _shares_table(f"{title} ({table.provenance}, hash {table.table_hash})")
     for group in explanation.groups:
         _add_share(groups, group, prediction.latency_ms)
-    groups.add_row("fixed", "", f"{prediction.fixed_ms:.3f}", f"{100 * prediction.fixed_ms / prediction.latency_ms:.1f}")
+    groups.add_row(
+        "fixed", "", f"{prediction.fixed_ms:.3f}", f"{100 * prediction.fixed_ms / prediction.latency_ms:.1f}"
+    )
     out.print(groups)
+    own = explanation.candidate
+    out.print(
+        f"score {own.score:.4f}, {own.layers} layers, {own.params / 1e6:.3f} M params, "
+        f"{own.flops / 2e9:.3f} GMACs, working set {own.memory_bytes / 1e6:.2f} MB, rho {own.effectiveness:.3f}"
+    )
     layers = explanation.layers
     chosen = layers if all_layers else sorted(layers, key=lambda layer: -layer.latency_ms)[:10]
     listing = _shares_table("operators in execution order" if all_layers else "ten costliest operators (--layers: all)")
@@ -98,7 +103,6 @@ def _print(explanation: Explanation, table: LatencyTable, *, all_layers: bool) -
         out.print(f"{prediction.num_extrapolated} operators lie outside the table's range: EXTRAPOLATED")
     if explanation.trades:
         out.print(_trades_table(explanation))
-    assert isinstance(listing, Table)
 
 
 def _shares_table(title: str) -> Any:  # noqa: ANN401
@@ -124,10 +128,8 @@ def _add_share(table: Any, share: Any, total_ms: float) -> None:  # noqa: ANN401
 def _trades_table(explanation: Explanation) -> Any:  # noqa: ANN401
     from rich.table import Table
 
-    from maenas.scores import SCORES
-
-    family = explanation.structure.backbone.family
-    own = SCORES["madnas"](explanation.structure)
+    family = explanation.candidate.structure.backbone.family
+    own = explanation.candidate.score
     title = f"best of space {family} at other budgets (this structure scores {own:.3f})"
     table = Table(title=title, title_justify="left")
     for heading in ("budget ms", "best score", "gain", "params M", "GFLOPs", "depths"):

@@ -10,7 +10,7 @@ from rich.table import Table
 from maenas.budgets import format_amount
 from maenas.latency.table import LatencyTable
 from maenas.neighbours import nearest_published
-from maenas.search import Candidate, SearchResult
+from maenas.search import Candidate, Request, SearchResult
 from maenas.structure import Structure
 
 WIDTH = 120
@@ -33,7 +33,15 @@ def stage_table(structure: Structure) -> Table:
     stride = stem.total_stride
     size = f"{height // stride}x{width // stride}"
     table.add_row(
-        "stem", stem.kind, str(stem.in_channels), str(stem.out_channels), "", "", str(stem.kernel_size), str(stride), size
+        "stem",
+        stem.kind,
+        str(stem.in_channels),
+        str(stem.out_channels),
+        "",
+        "",
+        str(stem.kernel_size),
+        str(stride),
+        size,
     )
     channels = stem.out_channels
     for index, stage in enumerate(backbone.stages, start=1):
@@ -53,7 +61,9 @@ def stage_table(structure: Structure) -> Table:
         )
         channels = stage.out_channels
     outputs = ",".join(str(out) for out in neck.out_channels)
-    table.add_row("neck", f"RepGFPN {neck.fusion}", "", outputs, f"x{neck.hidden_ratio:g}", str(neck.num_blocks), "", "", "")
+    table.add_row(
+        "neck", f"RepGFPN {neck.fusion}", "", outputs, f"x{neck.hidden_ratio:g}", str(neck.num_blocks), "", "", ""
+    )
     table.add_row("head", "ZeroHead", "", f"{head.num_classes} classes", "", "", str(head.kernel_size), "", "")
     return table
 
@@ -63,8 +73,9 @@ def latency_text(candidate: Candidate) -> str:
     prediction = candidate.prediction
     if prediction is None:
         return "-"
-    value = format_amount("latency_ms", prediction.latency_ms)
-    return f"{value} +- {format_amount('latency_ms', prediction.sigma_ms)}"
+    if prediction.latency_ms >= 1.0:
+        return f"{prediction.latency_ms:.3f} +- {prediction.sigma_ms:.3f} ms"
+    return f"{1e3 * prediction.latency_ms:.2f} +- {1e3 * prediction.sigma_ms:.2f} us"
 
 
 def provenance_text(table: LatencyTable, candidate: Candidate) -> str:
@@ -108,7 +119,12 @@ def shortlist_table(candidates: tuple[Candidate, ...]) -> Table:
         depths = " ".join(str(stage.depth) for stage in candidate.structure.backbone.stages)
         latency = latency_text(candidate)
         table.add_row(
-            str(rank), depths, f"{candidate.score:.4f}", latency, f"{candidate.params / 1e6:.3f} M", candidate.structure.digest
+            str(rank),
+            depths,
+            f"{candidate.score:.4f}",
+            latency,
+            f"{candidate.params / 1e6:.3f} M",
+            candidate.structure.digest,
         )
     return table
 
@@ -116,35 +132,48 @@ def shortlist_table(candidates: tuple[Candidate, ...]) -> Table:
 def print_search(result: SearchResult, run_dir: Path, *, seconds: float) -> None:
     """The answer of a search; the elapsed time goes to standard error, so that equal questions print equal answers."""
     out = console()
-    request = result.request
     out.print(stage_table(result.best.structure))
     columns = {"this search": result.best}
-    nearest = nearest_published(request)
+    nearest = nearest_published(result.request)
     if nearest is not None:
         columns[f"{nearest[0]} (same model)"] = nearest[1]
     out.print(figures_table(columns))
-    if request.goal.table is not None:
-        out.print(f"latency: {provenance_text(request.goal.table, result.best)}")
-        relative = request.goal.table.uncertainty["relative"]
-        if request.goal.table.provenance != "measured":
-            out.print(f"         {request.goal.table.provenance} means not measured on that device by us; "
-                      f"the table states one sigma = {100 * relative:.1f} % in its range")  # fmt: skip
-    budgets = ", ".join(f"{b.metric} <= {format_amount(b.metric, b.limit)}" for b in request.goal.budgets)
-    margin = f" (value + {request.goal.margin_sigmas:g} sigma)" if request.goal.margin_sigmas else ""
-    out.print(f"budget:  {budgets}{margin}, scope {request.goal.scope}, space {request.space.name}, variant {request.variant.name}")
-    certificate = result.certificate
-    if certificate is not None:
-        out.print(
-            f"proof:   no structure of this space scores above {certificate.upper_bound:.4f} within the budget: "
-            f"gap {certificate.gap:.1e}, {certificate.labels} labels kept, {certificate.pruned} pruned, "
-            f"{certificate.passes} passes"
-        )
-    elif result.evolved is not None:
-        out.print(
-            f"proof:   none (evolution): {result.evolved.candidates} candidates, {result.evolved.evaluations} evaluated, "
-            f"seed {request.settings.seed}"
-        )
+    for line in (*_latency_lines(result), _budget_line(result.request), _proof_line(result)):
+        out.print(line)
     if len(result.shortlist) > 1:
         out.print(shortlist_table(result.shortlist))
     out.print(f"written: {run_dir}/structure.json, search.json, shortlist.csv, shortlist/")
     Console(stderr=True, highlight=False).print(f"searched in {seconds:.2f} s", style="dim")
+
+
+def _latency_lines(result: SearchResult) -> list[str]:
+    """Where the milliseconds come from, and what they are not."""
+    table = result.request.goal.table
+    if table is None:
+        return []
+    lines = [f"latency: {provenance_text(table, result.best)}"]
+    if table.provenance != "measured":
+        relative = 100 * float(table.uncertainty["relative"])
+        lines.append(
+            f"         {table.provenance}: not measured by us; one sigma is {relative:.1f} % in the table's range"
+        )
+    return lines
+
+
+def _budget_line(request: Request) -> str:
+    goal = request.goal
+    limits = ", ".join(f"{budget.metric} <= {format_amount(budget.metric, budget.limit)}" for budget in goal.budgets)
+    margin = f" (value + {goal.margin_sigmas:g} sigma)" if goal.margin_sigmas else ""
+    return f"budget:  {limits}{margin}; scope {goal.scope}, space {request.space.name}, variant {request.variant.name}"
+
+
+def _proof_line(result: SearchResult) -> str:
+    certificate, evolved = result.certificate, result.evolved
+    if certificate is not None:
+        return (
+            f"proof:   nothing in this space scores above {certificate.upper_bound:.4f} within the budget; "
+            f"gap {certificate.gap:.1e}, {certificate.labels} labels, {certificate.pruned} pruned"
+        )
+    assert evolved is not None
+    seed = result.request.settings.seed
+    return f"proof:   none (evolution, seed {seed}): {evolved.candidates} candidates, {evolved.evaluations} evaluated"

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_goal_arguments(parser)
     solver = parser.add_argument_group("solver")
     solver.add_argument("--solver", choices=["exact", "evolution"], help="default: exact where the score adds up")
-    solver.add_argument("--top-k", type=int, default=5, metavar="N", help="shortlist of N different depths (default: 5)")
+    solver.add_argument("--top-k", type=int, default=5, metavar="N", help="shortlist of N depth vectors (default: 5)")
     solver.add_argument("--seed", type=int, default=0, help="evolution: same seed, same answer (default: 0)")
     solver.add_argument("--candidates", type=int, default=200_000, metavar="N", help="evolution: children to draw")
     solver.add_argument("--workers", type=int, default=1, metavar="N", help="evolution: processes for your own score")

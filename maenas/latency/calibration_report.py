@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from maenas.latency.calibrated import PREDICTORS
-from maenas.latency.uncertainty import relative_sigma
 from maenas.latency.calibration_fit import Errors, Prior
+from maenas.latency.uncertainty import relative_sigma
 from maenas.lowering.op import Op, Real
 
 if TYPE_CHECKING:

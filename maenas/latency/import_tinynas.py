@@ -1,8 +1,8 @@
 """Turn an operator library of the reference search tool into a latency table folder.
 
-The folder holds the measured lines (`raw.csv`, in file order), and in `rows.csv` the values that the reference's
-interpolation gives on the grid of widths a search visits. So a look-up is fast, and does not change with the version
-of the triangulation; widths off the grid are interpolated from `raw.csv` when asked for.
+The folder holds the measured lines (`raw.csv`, in the library's order), and in `rows.csv` the values that the
+reference's interpolation gives on the grid of widths a search visits. So a look-up is fast, and does not change with
+the version of the triangulation; widths off the grid are interpolated from `raw.csv` when asked for.
 
 Operators have the form of the reference's own graph: plain convolutions of any activation (a library tells none apart,
 hence `ignores`), `residual` where an element-wise add is fused. Milliseconds count a whole batch; the table's scale
@@ -19,8 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from maenas.errors import LatencyTableError
-from maenas.latency.table import TableRow, check_target, write_table
-from maenas.latency.tinynas import ConvForm, TinyNasLibrary, TinyNasPredictor, read_library
+from maenas.latency.table_rows import TableRow
+from maenas.latency.table_write import check_target, write_table
+from maenas.latency.tinynas import ConvForm, TinyNasPredictor
+from maenas.latency.tinynas_library import TinyNasLibrary, read_library
 
 SIDES = (320, 160, 80, 40, 20)
 """Map sides of a detector at image size 640: its space-to-depth stem works at 320."""

@@ -14,7 +14,8 @@ from maenas.errors import LatencyTableError
 from maenas.latency.calibrate import calibrate_8163, calibrate_t4
 from maenas.latency.calibration_report import Calibration
 from maenas.latency.calibration_unseen import mean_abs, unseen_networks
-from maenas.latency.table import TableRow, write_table
+from maenas.latency.table_rows import TableRow
+from maenas.latency.table_write import write_table
 from maenas.lowering.detector import lower
 from maenas.lowering.op import Op
 from maenas.published import PUBLISHED, load_published
@@ -25,7 +26,7 @@ DATE = "2026-11-23"
 """Date of the facts and of the formulas; change it with them. Fixed, so that regenerating gives the same files."""
 
 REACH = 2
-"""Sizes up to this factor outside the fitted ones are answered (with the larger sigma); beyond, they are extrapolated."""
+"""Sizes up to this factor outside the fitted ones are modelled (with the larger sigma); beyond, extrapolated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +158,8 @@ def _header(shipped: ShippedTable, calibration: Calibration) -> dict[str, Any]:
         "scale": 1.0,
         "uncertainty": {
             **calibration.operator_uncertainty(),
-            "how": f"root mean square of leave-one-out errors over {calibration.loo.num_rows} published networks, raised "
-            "for the choice of the formula; new_family is the worst leave-family-out error; unfitted is a judgement",
+            "how": f"root mean square of leave-one-out errors over {calibration.loo.num_rows} published networks, "
+            "raised for the choice of the formula; new_family: worst leave-family-out error; unfitted: a judgement",
         },
         "predictor": {"kind": calibration.predictor, "coefficients": coefficients, "valid_range": reach},
         "calibration": {

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from maenas.errors import LatencyTableError
 from maenas.latency.table_header import HEADER_FILE, RANGES, RAW_FILE, ROWS_FILE, nearest, read_header
 from maenas.latency.table_rows import TableRows, parse_rows
+from maenas.latency.uncertainty import relative_sigma
 from maenas.lowering.op import Op, Real
 from maenas.resources import data_folder, user_table_folder
 
@@ -108,7 +109,7 @@ class LatencyTable:
         if left.any() and self.predictor["kind"] != "rows":
             rest = replace(op, in_channels=in_channels[left], out_channels=out_channels[left], count=1)
             ms[left], status[left] = self._predict(rest)
-            sigma[left] = ms[left] * self.uncertainty["relative"]
+            sigma[left] = ms[left] * relative_sigma(rest, self.uncertainty)
         ms, sigma = ms * self.scale, sigma * self.scale
         if not shape:
             return OpLatency(float(ms[0]), float(sigma[0]), int(status[0]))

@@ -1,8 +1,7 @@
-"""The operator latency libraries of the reference search tool: reader, and the interpolation it defines on them.
+"""The interpolation that the reference search tool defines on its operator latency libraries.
 
-A library is a list of measured convolutions, one a line: `{type,batch,in_c,in_h,in_w,out_c,kernel,stride,fused} ms`,
-or the same as a CSV file. `TinyNasPredictor` answers for any width and map size in between. It follows the reference
-to the last printed digit, kinks included, because published structures and their latencies rest on it.
+`TinyNasPredictor` answers for any width and map size between the measured convolutions. It follows the reference to the
+last printed digit, kinks included, because published structures and their latencies rest on it.
 
 How a latency is found:
 
@@ -12,35 +11,27 @@ How a latency is found:
 3. A ratio without a group is found by a line through the surfaces' values, at the exact ratio, not the cut one.
 4. A batch without a group is found by a line through the batches' values.
 
-Cells of a regular grid are cocircular, so their diagonals depend on the order of the points: keep lines in file order,
-repeats too. A sorted file gives other values between the measured points.
+Cells of a regular grid are cocircular, so their diagonals depend on the order of the points: lines are taken in the
+library's order, repeats too. A sorted one gives other values between the points (`maenas.latency.tinynas_library`).
 """
 
 from __future__ import annotations
 
-import gzip
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maenas.errors import LatencyTableError
+from maenas.latency.tinynas_library import TinyNasLibrary
 from maenas.lowering.op import Channels
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-FAILED = -1.0
-"""Milliseconds of a setting that could not be measured."""
-
-CSV_FIELDS = ("conv_type", "batch", "in_c", "in_h", "in_w", "out_c", "kernel", "stride", "fused", "latency_ms")
-_CONV_TYPES = {"Regular": False, "Depthwise": True}
 _IMAGE_CHANNELS = 3
 _DROPPED_SIDE = 4
 _NO_RATIO = 0
@@ -51,142 +42,6 @@ _ON_EDGE = 1e-9
 
 _CHUNK = 512
 """Points looked up at once, against all triangles."""
-
-_LINE = re.compile(r"\{(\w+)," + r"(\d+)," * 7 + r"([01])\} +(\S+)")
-_LINE_FORM = "{type,batch,in_c,in_h,in_w,out_c,kernel,stride,fused} milliseconds"
-
-
-@dataclass(frozen=True, eq=False)
-class TinyNasLibrary:
-    """Measured convolutions as columns, in file order, repeats and failures included; all arrays have one length."""
-
-    source: str
-    depthwise: Flags
-    batch: Ints
-    in_channels: Ints
-    side: Ints
-    out_channels: Ints
-    kernel_size: Ints
-    stride: Ints
-    fused: Flags
-    latency_ms: Floats
-
-    def __len__(self) -> int:
-        """Number of lines."""
-        return len(self.batch)
-
-    @property
-    def failed(self) -> Flags:
-        """Lines whose measurement failed."""
-        return np.equal(self.latency_ms, FAILED)
-
-    @property
-    def batches(self) -> tuple[int, ...]:
-        """Batch sizes of the lines that did not fail, ascending."""
-        return tuple(int(b) for b in np.unique(self.batch[~self.failed]))
-
-    def select(self, keep: Flags) -> TinyNasLibrary:
-        """The lines where `keep` holds, still in file order."""
-        return TinyNasLibrary(
-            self.source, self.depthwise[keep], self.batch[keep], self.in_channels[keep], self.side[keep],
-            self.out_channels[keep], self.kernel_size[keep], self.stride[keep], self.fused[keep], self.latency_ms[keep],
-        )  # fmt: skip
-
-    def to_csv(self) -> str:
-        """The lines in the CSV form; floats are written so that they are read back unchanged."""
-        types = np.where(self.depthwise, "Depthwise", "Regular").tolist()
-        side = self.side.tolist()
-        columns = zip(
-            types, self.batch.tolist(), self.in_channels.tolist(), side, side, self.out_channels.tolist(),
-            self.kernel_size.tolist(), self.stride.tolist(), self.fused.astype(int).tolist(), self.latency_ms.tolist(),
-            strict=True,
-        )  # fmt: skip
-        return "\n".join([",".join(CSV_FIELDS), *(",".join(map(str, line)) for line in columns)]) + "\n"
-
-
-def read_library(file: Path | str) -> TinyNasLibrary:
-    """Read a library; the form (raw text or CSV, gzip or not) is told from the content.
-
-    Raises:
-        LatencyTableError: Names the file, and for a malformed line its number, its text and what was expected.
-    """
-    path = Path(file)
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise LatencyTableError(f"{path}: cannot be read as (gzip) UTF-8 text: {error}") from error
-    lines = text.splitlines()
-    first = next((line for line in lines if line.strip()), "")
-    if first.startswith("{"):
-        rows = _parse_raw(path, lines)
-    elif first.startswith("conv_type"):
-        rows = _parse_csv(path, lines)
-    else:
-        raise LatencyTableError(
-            f"{path}: line 1 is {first[:80]!r}; expected `{_LINE_FORM}` or a CSV header that starts with conv_type"
-        )
-    if not rows:
-        raise LatencyTableError(f"{path}: holds no measurement; expected at least one line")
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
-    depthwise, batch, in_c, side, out_c, kernel, stride, fused, ms = columns
-    return TinyNasLibrary(path.name, depthwise, batch, in_c, side, out_c, kernel, stride, fused.astype(bool), ms)
-
-
-_Row = tuple[bool, int, int, int, int, int, int, int, float]
-
-
-def _parse_raw(path: Path, lines: Sequence[str]) -> list[_Row]:
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        match = _LINE.fullmatch(line.strip())
-        if match is None:
-            raise _bad_line(path, number, line, f"`{_LINE_FORM}` with whole numbers and fused 0 or 1")
-        rows.append(_row(path, number, line, match.groups()))
-    return rows
-
-
-def _parse_csv(path: Path, lines: Sequence[str]) -> list[_Row]:
-    """The columns may come in any order and further columns (such as precision) are left alone."""
-    header = lines[0].strip().split(",")
-    missing = [name for name in CSV_FIELDS if name not in header]
-    if missing:
-        raise LatencyTableError(
-            f"{path}: line 1 lacks the columns {', '.join(missing)}; expected {','.join(CSV_FIELDS)}"
-        )
-    places = [header.index(name) for name in CSV_FIELDS]
-    rows = []
-    for number, line in enumerate(lines[1:], start=2):
-        if not line.strip():
-            continue
-        cells = line.strip().split(",")
-        if len(cells) != len(header):
-            raise _bad_line(path, number, line, f"{len(header)} comma-separated fields as in line 1")
-        rows.append(_row(path, number, line, [cells[place] for place in places]))
-    return rows
-
-
-def _row(path: Path, number: int, line: str, cells: Sequence[str]) -> _Row:
-    if cells[0] not in _CONV_TYPES:
-        raise _bad_line(path, number, line, f"the type to be one of {', '.join(_CONV_TYPES)}")
-    try:
-        batch, in_c, height, width, out_c, kernel, stride, fused = (int(cell) for cell in cells[1:9])
-        ms = float(cells[9])
-    except ValueError:
-        raise _bad_line(path, number, line, "whole numbers followed by milliseconds") from None
-    if min(batch, in_c, height, out_c, kernel, stride) < 1 or fused not in (0, 1):
-        raise _bad_line(path, number, line, "positive sizes, and fused 0 or 1")
-    if height != width:
-        raise _bad_line(path, number, line, "a square map, in_h equal to in_w")
-    if not (0 < ms < np.inf or ms == FAILED):
-        raise _bad_line(path, number, line, "positive milliseconds, or -1 for a failed measurement")
-    return _CONV_TYPES[cells[0]], batch, in_c, height, out_c, kernel, stride, fused, ms
-
-
-def _bad_line(path: Path, number: int, line: str, expected: str) -> LatencyTableError:
-    return LatencyTableError(f"{path}: line {number}: {line.strip()[:120]!r}; expected {expected}")
 
 
 class Estimate(NamedTuple):
@@ -269,7 +124,7 @@ class TinyNasPredictor:
     _surfaces: dict[tuple[ConvForm, int, int], _Surface] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Find the lines of each group: form -> batch -> ratio -> line numbers in file order."""
+        """Find the lines of each group: form -> batch -> ratio -> line numbers in the library's order."""
         library = self.library
         ratio = _ratio_key(library.in_channels, library.out_channels, library.depthwise)
         keys = np.stack([library.kernel_size, library.stride, library.fused, library.depthwise, library.batch, ratio])

@@ -6,6 +6,8 @@ projected when widths differ; there is no SPP, no Focus slicing, no neck and no 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from maenas.lowering.backbone import StageShape, stage_shapes, stem_size
@@ -83,7 +85,7 @@ def _unit(
     return [first, second, *([pool] if stride == 2 else []), projection, add]
 
 
-def reference_macs(ops: list[Op]) -> Channels:
+def reference_macs(ops: Sequence[Op]) -> Channels:
     """Multiply-accumulates by the reference's rule (it calls them flops).
 
     Convs count weights + 2 per output channel at every output position, activations one per element, skip pools one per
@@ -102,7 +104,7 @@ def reference_macs(ops: list[Op]) -> Channels:
     return total
 
 
-def reference_params(ops: list[Op]) -> Channels:
+def reference_params(ops: Sequence[Op]) -> Channels:
     """Parameters by the reference's rule: weights and a batch norm's scale and shift of every conv."""
     total: Channels = 0
     for op in ops:

@@ -1,7 +1,7 @@
 """Lagrangian relaxation of a chain problem: a dynamic programme per multiplier vector (solver.md, section 2).
 
-V[d][t, i, k] is the best objective - lambda * cost from decision d on, given C3 index t, input width index i and k units
-of layers left. t has length 1 up to and including the tap.
+V[d][t, i, k] is the best objective - lambda * cost from decision d on, given C3 index t, input width index i and k
+units of layers left. t has length 1 up to and including the tap.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from maenas.solver.problem import ChainProblem, Decision, Floats, Integers, Solution, evaluate_path
+from maenas.solver.problem import ChainProblem, Floats, Integers, Solution, evaluate_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,7 @@ def _cutting_planes(relaxation: Relaxation, max_steps: int) -> tuple[list[Values
         right = -np.array([cut.objective for cut in cuts])
         boxes = [(None, None)] + [(0.0, float(top)) for top in ceiling * limits]
         answer = linprog(np.eye(num + 1)[0], A_ub=left, b_ub=right, bounds=boxes, method="highs")
-        if not answer.success:
+        if not answer.success or answer.x is None:
             break
         best = min(relaxation.bound(each) for each in tried)
         if best - answer.x[0] <= 1e-6 * (1.0 + abs(best)):
