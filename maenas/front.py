@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maenas.budgets import Budget
 from maenas.chain import choice_of
@@ -15,6 +16,9 @@ from maenas.search import Candidate, Request, build_request_chain
 from maenas.solver.front import front as solve_front
 from maenas.solver.solve import Infeasible
 from maenas.structure import Structure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +129,15 @@ def plot_front(request: Request, points: list[FrontPoint], path: Path) -> None:
     write_bytes_atomically(path, buffer.getvalue())
 
 
-def _mark_published(axes: object, candidates: dict[str, Candidate], span: tuple[float, float], factor: float) -> None:
-    """Dots and names of the published networks inside the latency range."""
+def _mark_published(axes: Axes, candidates: dict[str, Candidate], span: tuple[float, float], factor: float) -> None:
+    """Dots and names of the published networks inside the latency range; names alternate so that neighbours fit."""
+    placed = []
     for name, candidate in candidates.items():
         assert candidate.prediction is not None
         latency = factor * candidate.prediction.latency_ms
         if span[0] * 0.9 <= latency <= span[1] * 1.1:
-            axes.plot(latency, candidate.score, "o", color="#c4402f", ms=5)  # type: ignore[attr-defined]
-            axes.annotate(  # type: ignore[attr-defined]
-                name, (latency, candidate.score), xytext=(6, -10), textcoords="offset points", fontsize=8
-            )
+            placed.append((latency, candidate.score, name))
+    for index, (latency, score, name) in enumerate(sorted(placed)):
+        axes.plot(latency, score, "o", color="#c4402f", ms=5)
+        offset = (6, -10) if index % 2 == 0 else (6, 5)
+        axes.annotate(name, (latency, score), xytext=offset, textcoords="offset points", fontsize=8)

@@ -20,7 +20,7 @@ from maenas.latency.table_write import write_table
 from maenas.lowering.costs import activation_memory, num_flops, num_params
 from maenas.lowering.detector import lower
 from maenas.lowering.op import Op
-from maenas.lowering.reference import lower_reference
+from maenas.lowering.reference import lower_reference, reference_macs, reference_params
 from maenas.resources import data_folder
 from maenas.scores import Score
 from maenas.solver.problem import ChainProblem, Steps
@@ -312,8 +312,8 @@ def judge(
         score=value,
         objective=value - penalty_of(content, structure),
         prediction=predict(convs, table),  # type: ignore[arg-type]
-        params=int(num_params(ops)),
-        flops=int(num_flops(ops)),
+        params=int(reference_params(ops) if reference else num_params(ops)),
+        flops=int(2 * reference_macs(ops) if reference else num_flops(ops)),
         layers=_num_layers(content["family"], structure.backbone.stages),
         memory_bytes=int(activation_memory(ops)),
     )

@@ -50,6 +50,9 @@ def draw(report: dict[str, Any], path: Path) -> None:
     for row in panels:
         row[0].set_ylabel("score gap to the certified optimum")
     handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.suptitle(
+        "Lines: median over seeds; bands: all seeds; dotted: what freezing the last block costs at best", fontsize=11
+    )
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -73,7 +76,7 @@ def _panel(axes: Axes, case: dict[str, Any], axis: str, cited_rate: Sequence[flo
     place = case["exact"]["cpu_seconds"] if against_time else case["exact"]["labels"] + case["exact"]["pruned"]
     axes.plot(
         [place], [FLOOR], marker="*", markersize=16, color=GREEN, linestyle="none", zorder=6, clip_on=False,
-        label="exact solver, certified (below: partial paths it looked at)",
+        label="exact solver, certified (lower row: partial paths it looked at)",
     )  # fmt: skip
     axes.yaxis.set_major_locator(FixedLocator([FLOOR, 0.1, 1, 10, 100, 1000]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value == FLOOR else f"{value:g}"))

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from platform import python_version
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 from solver_cases import brute_force, random_problem
 
 from maenas.solver import solve as solve_module
@@ -64,7 +67,7 @@ def main() -> None:
     """Solve every problem three times, print the counts, write the result."""
     start = time.process_time()
     cases = [_case(seed) for seed in range(NUM_PROBLEMS)]
-    report: dict[str, object] = {
+    report: dict[str, Any] = {
         "question": "Does the exact solver return the brute-force optimum?",
         "conditions": {
             "date": date.today().isoformat(),
@@ -78,12 +81,19 @@ def main() -> None:
     for name, chosen in _groups(cases).items():
         report[name] = _summary(chosen)
     (HERE / "result.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    for name, entry in report.items():
-        if isinstance(entry, dict) and "mismatches" in entry:
-            broken = entry["broken_solver"]
-            print(f"{name:24} {entry['problems']:5} problems, mismatches {entry['mismatches']}, broken solver {broken}")
+    _print(report)
     if any(not _agrees(case, case.answer) for case in cases):
         raise SystemExit("the exact solver disagrees with brute force; see mismatching_seeds in result.json")
+
+
+def _print(report: dict[str, Any]) -> None:
+    table = Table("problems", "number", "with a solution", "mismatches", "mismatches of the broken solver")
+    for name, entry in report.items():
+        if isinstance(entry, dict) and "mismatches" in entry:
+            solvable = entry["problems"] - entry["without_solution"]
+            counts = (entry["problems"], solvable, entry["mismatches"], entry["broken_solver"]["mismatches"])
+            table.add_row(name, *(f"{count:,}" for count in counts))
+    Console(width=100).print(table)
 
 
 def _case(seed: int) -> Case:

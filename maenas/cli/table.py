@@ -24,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bring.add_argument("--name", required=True, metavar="NAME", help="name of the new table")
     bring.add_argument("--out", metavar="DIR", help="folder that receives NAME/ (default: the user's table folder)")
     bring.add_argument("--batch", type=int, metavar="N", help="batch size to read, where FILE has several")
+    bring.add_argument("--device-name", default="unstated", metavar="TEXT", help="device the figures come from")
+    bring.add_argument("--precision", default="unstated", metavar="TEXT", help="e.g. fp16")
     bring.add_argument("--force", action="store_true", help="replace an existing table")
     fit = actions.add_parser("calibrate", help="refit a shipped calibrated table and print its errors")
     fit.add_argument("table", metavar="TABLE", help="t4 or intel-8163, or all", nargs="?", default="all")
@@ -131,6 +133,8 @@ def _import(arguments: argparse.Namespace) -> int:
             target,
             arguments.batch,
             arguments.force,
+            device=arguments.device_name,
+            precision=arguments.precision,
             progress=lambda fraction: bars.update(task, completed=fraction),
         )
     table = load_table(folder)

@@ -193,3 +193,17 @@ def cpu_ms(op: Op, coefficients: Mapping[str, float]) -> Real:
 
 PREDICTORS: dict[str, Callable[[Op, Mapping[str, float]], Real]] = {"t4-roofline": t4_ms, "cpu-linear": cpu_ms}
 """Predictor kind of a table's header to the function that costs one operator, without its count."""
+
+COEFFICIENTS: dict[str, tuple[str, ...]] = {
+    "t4-roofline": (
+        "compute_tflop_s",
+        "memory_gb_s",
+        "launch_us",
+        "tile_penalty",
+        "pointwise_bytes",
+        "pointwise_launch",
+        "host_gb_s",
+    ),
+    "cpu-linear": ("conv_ms", "other_ms", "ms_per_gflop"),
+}
+"""What each predictor reads from a table's header."""

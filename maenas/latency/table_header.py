@@ -12,6 +12,7 @@ from typing import Any
 
 from maenas.errors import LatencyTableError
 from maenas.latency.table_rows import PROVENANCES
+from maenas.latency.uncertainty import FITTED_SIZES
 from maenas.lowering.op import Op
 
 SCHEMA_VERSION = 1
@@ -102,10 +103,16 @@ _HEADER: dict[str, _Check] = {
     "rows_sha256": _HASH,
 }
 _OPTIONAL: dict[str, _Check] = {
+    "uncertainty.new_family": _AMOUNT,
+    "uncertainty.unfitted": _AMOUNT,
+    "uncertainty.fitted_kinds": (_list_of(_is_text), "a list of texts"),
+    "uncertainty.fitted_range": (_object_of(_is_range), "an object of pairs [lowest, highest]"),
     "ignores": (_list_of(lambda v: v in _IGNORABLE), "a list of " + " or ".join(_IGNORABLE)),
     "notes": (_list_of(_is_text), "a list of texts"),
     "raw_sha256": _HASH,
 }
+
+_BY_OPERATOR = ("new_family", "unfitted", "fitted_kinds", "fitted_range")
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -118,11 +125,11 @@ def read_header(path: Path) -> dict[str, Any]:
         header = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise LatencyTableError(f"{path}: not found; a table folder holds {HEADER_FILE} and {ROWS_FILE}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LatencyTableError(f"{path}: is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise LatencyTableError(f"{path}: holds {type(header).__name__}; expected an object")
-    allowed = [*_HEADER, *_OPTIONAL]
+    allowed = [name for name in (*_HEADER, *_OPTIONAL) if "." not in name]
     for name, (test, expected) in (_HEADER | _OPTIONAL).items():
         value: Any = header
         for part in name.split("."):
@@ -136,17 +143,37 @@ def read_header(path: Path) -> dict[str, Any]:
         if name not in allowed:
             raise LatencyTableError(f"{path}: field {name!r} is unknown{nearest(name, allowed)}")
     _check_predictor(path, header)
+    _check_uncertainty(path, header["uncertainty"])
     return header
+
+
+def _check_uncertainty(path: Path, uncertainty: Mapping[str, Any]) -> None:
+    """What `maenas.latency.uncertainty.relative_sigma` reads comes whole or not at all."""
+    given = [name for name in _BY_OPERATOR if name in uncertainty]
+    missing = [name for name in _BY_OPERATOR if name not in uncertainty]
+    if given and missing:
+        raise LatencyTableError(
+            f"{path}: uncertainty has {given[0]} but lacks {', '.join(missing)}; expected all or none"
+        )
+    lacking = [name for name in FITTED_SIZES if given and name not in uncertainty["fitted_range"]]
+    if lacking:
+        raise LatencyTableError(f"{path}: uncertainty.fitted_range lacks {', '.join(lacking)}")
 
 
 def _check_predictor(path: Path, header: Mapping[str, Any]) -> None:
     kind, limits = header["predictor"]["kind"], header["predictor"]["valid_range"]
     if kind not in ("rows", "tinynas"):
-        from maenas.latency.calibrated import PREDICTORS
+        from maenas.latency.calibrated import COEFFICIENTS, PREDICTORS
 
         if kind not in PREDICTORS:
             known = ", ".join(["rows", "tinynas", *PREDICTORS])
             raise LatencyTableError(f"{path}: predictor.kind is {kind!r}; expected one of {known}")
+        for name in COEFFICIENTS[kind]:
+            value = header["predictor"]["coefficients"].get(name)
+            if value is None or value <= 0:
+                raise LatencyTableError(
+                    f"{path}: predictor.coefficients.{name} is {json.dumps(value)}; expected a number above 0"
+                )
     for name in limits:
         if name not in RANGES:
             known = ", ".join(RANGES)

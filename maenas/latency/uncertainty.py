@@ -13,6 +13,9 @@ import numpy as np
 
 from maenas.lowering.op import Channels, Op, Real
 
+FITTED_SIZES = ("in_channels", "out_channels", "kernel_size", "in_height", "in_width")
+"""What a `fitted_range` limits: the keys of `sizes_of`."""
+
 
 def relative_sigma(op: Op, uncertainty: Mapping[str, Any]) -> Real:
     """Relative error of an operator; follows the shape of its channels.

@@ -12,7 +12,7 @@ from maenas.solver.problem import ChainProblem, Solution
 from maenas.solver.relaxation import Relaxation, Values
 from maenas.solver.solve import Infeasible, Solved, solve
 
-WINDOW = 3e-3
+WINDOW = 1.5e-3
 """Rise of the bound per window, relative; narrower windows repeat work, wider ones keep too many labels."""
 
 

@@ -242,13 +242,12 @@ def _undominated(labels: Labels) -> Labels:
     """Labels that no other of the same state beats in objective and every cost."""
     if len(labels) < 2:
         return labels
-    keys = (-labels.objective, *labels.cost[::-1], labels.left, labels.width, labels.third)
-    order = np.lexsort(keys)
-    labels = labels.take(order)
-    same = np.ones(len(labels), dtype=bool)
-    same[0] = False
-    for part in (labels.third, labels.width, labels.left):
-        same[1:] &= part[1:] == part[:-1]
+    wide, deep = int(labels.width.max()) + 1, int(labels.left.max()) + 1
+    state = (labels.third * wide + labels.width) * deep + labels.left
+    order = np.lexsort((-labels.objective, *labels.cost[::-1], state))
+    labels, state = labels.take(order), state[order]
+    same = np.zeros(len(labels), dtype=bool)
+    same[1:] = state[1:] == state[:-1]
     group = np.cumsum(~same)
     if len(labels.cost) == 1:
         # Ascending cost inside a group: keep what exceeds the running maximum of the objective. Ranks keep it exact.
