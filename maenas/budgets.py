@@ -10,16 +10,16 @@ from maenas.errors import BudgetError
 
 _COUNT = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _UNITS: dict[str, dict[str, float]] = {
-    "latency_ms": {"ms": 1.0, "s": 1e3, "us": 1e-3, "µs": 1e-3, "ns": 1e-6},
+    "latency_ms": {"ms": 1.0, "s": 1e3, "us": 1e-3, "µs": 1e-3, "\u03bcs": 1e-3, "ns": 1e-6},
     "params": _COUNT,
     "flops": _COUNT | {f"{prefix}flops": factor for prefix, factor in _COUNT.items()},
     "layers": {"": 1.0},
-    "memory_bytes": {
-        "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30
-    },
-}  # fmt: skip
+    "memory_bytes": {"b": 1.0}
+    | {f"{prefix}b": 1e3**power for power, prefix in enumerate("kmgt", start=1)}
+    | {f"{prefix}ib": 1024.0**power for power, prefix in enumerate("kmgt", start=1)},
+}
 METRICS = tuple(_UNITS)
-_AMOUNT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-zµ]*)\s*", re.IGNORECASE)
+_AMOUNT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-zµ\u03bc]*)\s*", re.IGNORECASE)
 _EXAMPLE = {"latency_ms": "3.8ms", "params": "9M", "flops": "20G", "layers": "25", "memory_bytes": "8MB"}
 
 
@@ -79,5 +79,5 @@ def format_amount(metric: str, value: float) -> str:
     suffix = {"params": " params", "flops": "FLOPs", "memory_bytes": "B"}[metric]
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
-            return f"{value / factor:.3f} {prefix}{suffix}".replace("  ", " ")
-    return f"{value:.0f} {suffix}"
+            return f"{value / factor:.3f} {prefix}{suffix}"
+    return f"{value:.0f} {suffix.strip()}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from maenas.budgets import Budget
-from maenas.errors import BudgetError, LatencyTableError, SpaceError
+from maenas.errors import BudgetError, LatencyTableError, ScoreError, SpaceError
 from maenas.latency.table import EXTRAPOLATED, MISSING, LatencyTable
 from maenas.lowering.backbone import StageShape, lower_stage, lower_stem
 from maenas.lowering.costs import activation_memory, num_flops, num_layers, num_params
@@ -75,18 +75,17 @@ def graph_flops(ops: Sequence[Op], graph: str) -> Channels:
 
 @dataclass(slots=True)
 class Coverage:
-    """Operators that the table does not cover, collected while costs are made."""
+    """Operators that the table lacks: per form, the (in, out) widths met while costs are made."""
 
-    missing: dict[str, int] = field(default_factory=dict)
-    extrapolated: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
 
-    def note(self, op: Op, status: Integers, used: Integers) -> None:
-        """Count the grid entries of an operator that are missing or extrapolated."""
-        for code, counts in ((MISSING, self.missing), (EXTRAPOLATED, self.extrapolated)):
-            number = int(np.count_nonzero((status == code) & (used > 0)))
-            if number:
-                form = describe_form(op)
-                counts[form] = counts.get(form, 0) + number
+    def note(self, op: Op, status: Integers) -> None:
+        """Remember the grid entries of an operator that are missing."""
+        ins, outs, count, code = np.broadcast_arrays(op.in_channels, op.out_channels, op.count, status)
+        chosen = (code == MISSING) & (count > 0)
+        pairs = set(zip(ins[chosen].tolist(), outs[chosen].tolist(), strict=True))
+        if pairs:
+            self.missing.setdefault(describe_form(op), set()).update(pairs)
 
 
 def describe_form(op: Op) -> str:
@@ -222,8 +221,8 @@ class _Coster:
                 continue  # the reference's latency is that of its convolutions
             found = table.op_latency(op)
             count, status = np.asarray(op.count), np.asarray(found.status)
-            if status.max() >= EXTRAPOLATED:
-                self.coverage.note(op, *np.broadcast_arrays(status, count))
+            if status.max() >= MISSING:
+                self.coverage.note(op, status)
             barred = status == MISSING if self.goal.extrapolate else status >= EXTRAPOLATED
             if barred.any():
                 allowed[np.broadcast_to(barred & (count > 0), allowed.shape)] = -np.inf
@@ -238,10 +237,11 @@ class _Coster:
         """
         if self.coverage.missing:
             assert self.goal.table is not None
-            forms = sorted(self.coverage.missing.items(), key=lambda item: -item[1])
+            counts = {form: len(pairs) for form, pairs in self.coverage.missing.items()}
+            forms = sorted(counts.items(), key=lambda item: -item[1])
             shown = "; ".join(f"{form} ({number} widths)" for form, number in forms[:4])
             more = f"; and {len(forms) - 4} more" if len(forms) > 4 else ""
-            total = sum(self.coverage.missing.values())
+            total = sum(counts.values())
             raise LatencyTableError(
                 f"table {self.goal.table.name} lacks {total} operators of {len(forms)} forms that space "
                 f"{self.space.name} needs: {shown}{more}"
@@ -273,15 +273,24 @@ def _stem_decision(space: SearchSpace, variant: Variant, coster: _Coster) -> Dec
         kernel=np.array([stem.kernel_size], dtype=np.int64),
         depth=none,
         layers=one,
-        gain=_gain(coster.goal.score, view, (1, len(widths), 1)) + allowed,
+        gain=_gain(coster.goal.score, view, (1, len(widths), 1), allowed),
         cost=cost,
     )
 
 
-def _gain(score: Score, view: StageView, shape: tuple[int, ...]) -> Floats:
+def _gain(score: Score, view: StageView, shape: tuple[int, ...], allowed: Floats) -> Floats:
+    """(I, O, P) gains, -inf where not allowed.
+
+    Raises:
+        ScoreError: The score is not a finite number somewhere it is allowed.
+    """
     assert score.stage_score is not None
     value = np.broadcast_to(np.asarray(score.stage_score(view), dtype=np.float64), shape)
-    return value.copy()
+    wrong = np.isfinite(allowed) & ~np.isfinite(value)
+    if wrong.any():
+        place = "the stem" if view.index == 0 else f"stage {view.index}"
+        raise ScoreError(f"score {score.name} gave {value[wrong][0]} at {place}; expected a finite number")
+    return np.where(np.isfinite(allowed), value, -np.inf)
 
 
 def _stage_decision(space: SearchSpace, index: int, stage: StageSpace, shape: StageShape, coster: _Coster) -> Decision:
@@ -298,7 +307,7 @@ def _stage_decision(space: SearchSpace, index: int, stage: StageSpace, shape: St
             ops = lower_grid(space, shape, kernel, depth)
             cost, allowed = _cost_at_depth(space, shape, kernel, depth, grid, coster, priced)
             view = stage_view(index, levels, ops, _with_depth(shape, kernel, depth))
-            gain = _gain(coster.goal.score, view, grid) + allowed + (base if depth else _only_first(base))
+            gain = _gain(coster.goal.score, view, grid, allowed + (base if depth else _only_first(base)))
             gain -= _penalty(space.regularisers, stage, ins, outs, hidden, depth)
             layers = int(np.max(num_layers(ops)))
             gains.append(gain)
@@ -339,6 +348,8 @@ def _penalty(
 ) -> Floats | float:
     if not (regularisers.depth or regularisers.growth or regularisers.hidden):
         return 0.0
+    if depth == 0:
+        regularisers = replace(regularisers, hidden=0.0)  # without units there is no hidden width to punish
     return regularisers.penalty(stage.stride, ins, outs, hidden, depth)
 
 

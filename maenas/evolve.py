@@ -7,6 +7,7 @@ workers only evaluate, so a seed gives the same answer for any number of workers
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -90,6 +91,7 @@ def evolve(
     start: Steps,
     settings: Settings,
     *,
+    name: str = "",
     evaluate: Evaluate | None = None,
     checkpoint: Path | None = None,
     progress: Callable[[int, float], None] = lambda done, best: None,
@@ -100,11 +102,12 @@ def evolve(
         problem: Decisions, costs and limits.
         start: A path within the limits.
         settings: Seed and sizes.
+        name: Name of the score in `evaluate`; a checkpoint of another score is not resumed.
         evaluate: Score of paths, added to the problem's own gains; None takes the gains alone.
         checkpoint: File to resume from and to save to now and then; removed at the end.
         progress: Called with the children drawn so far and the best objective.
     """
-    state = _State.begin(problem, start, settings, evaluate)
+    state = _State.begin(problem, start, settings, name, evaluate)
     if checkpoint is not None and checkpoint.exists():
         state.restore(checkpoint, problem)
     step = 0
@@ -130,29 +133,31 @@ def evolve(
 
 @dataclass(slots=True)
 class _State:
-    """Everything a run needs to go on."""
+    """Everything a run needs to go on; `question` is a fingerprint of the problem, the score and the settings."""
 
     population: Population
     rng: np.random.Generator
     seen: set[int]
-    settings: Settings
+    question: str
     candidates: int = 0
     evaluations: int = 0
     history: list[tuple[int, float]] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, problem: ChainProblem, start: Steps, settings: Settings, evaluate: Evaluate | None) -> _State:
+    def begin(
+        cls, problem: ChainProblem, start: Steps, settings: Settings, name: str, evaluate: Evaluate | None
+    ) -> _State:
         outs = np.array([[out for out, _ in start]])
         options = np.array([[option for _, option in start]])
         population = _evaluated(problem, outs, options, evaluate)
         rng = np.random.default_rng(settings.seed)
-        seen = set(_keys(outs, options))
-        return cls(population, rng, seen, settings, 0, 1, [(0, float(population.objective[0]))])
+        history = [(0, float(population.objective[0]))]
+        return cls(population, rng, set(_keys(outs, options)), _fingerprint(problem, settings, name), 0, 1, history)
 
     def save(self, path: Path) -> None:
         """Write the state as JSON (no pickle)."""
         content = {
-            "settings": [self.settings.seed, self.settings.population, self.settings.mutations],
+            "question": self.question,
             "outs": self.population.outs.tolist(),
             "options": self.population.options.tolist(),
             "objective": self.population.objective.tolist(),
@@ -173,19 +178,51 @@ class _State:
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            same = content["settings"] == [self.settings.seed, self.settings.population, self.settings.mutations]
-            outs = np.array(content["outs"], dtype=np.int64)
-            if not same or outs.ndim != 2 or outs.shape[1] != len(problem.decisions):
+            if content["question"] != self.question:
                 raise ValueError("it belongs to another search")
-            options = np.array(content["options"], dtype=np.int64)
-            objective = np.array(content["objective"], dtype=np.float64)
-            self.population = Population(outs, options, objective, np.array(content["cost"], dtype=np.float64))
+            self.population = _restored(content, problem)
             self.rng.bit_generator.state = content["rng"]
             self.candidates, self.evaluations = int(content["candidates"]), int(content["evaluations"])
             self.history = [(int(done), float(best)) for done, best in content["history"]]
             self.seen = {int(key) for key in content["seen"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if not self.history:
+                raise ValueError("history is empty")
+        except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
             raise OutputError(f"{path}: cannot be resumed ({error}); remove it to start anew") from error
+
+
+def _restored(content: dict[str, list[object]], problem: ChainProblem) -> Population:
+    """The saved population, with every index and shape checked."""
+    outs = np.array(content["outs"], dtype=np.int64)
+    options = np.array(content["options"], dtype=np.int64)
+    objective = np.array(content["objective"], dtype=np.float64)
+    cost = np.array(content["cost"], dtype=np.float64)
+    shape = (len(objective), len(problem.decisions))
+    if not len(objective) or outs.shape != shape or options.shape != shape:
+        raise ValueError(f"outs and options are {outs.shape} and {options.shape}; expected {shape}")
+    if cost.shape != (len(problem.metrics), len(objective)):
+        raise ValueError(f"cost is {cost.shape}; expected {(len(problem.metrics), len(objective))}")
+    for index, decision in enumerate(problem.decisions):
+        for name, genes, size in (
+            ("outs", outs, len(decision.out_channels)),
+            ("options", options, len(decision.layers)),
+        ):
+            if genes[:, index].min() < 0 or genes[:, index].max() >= size:
+                raise ValueError(f"{name} of decision {index} leave 0 to {size - 1}")
+    return Population(outs, options, objective, cost)
+
+
+def _fingerprint(problem: ChainProblem, settings: Settings, name: str) -> str:
+    """Twelve hex digits over everything that decides a run except its length."""
+    digest = hashlib.sha256(f"{name} {settings.seed} {settings.population} {settings.mutations}".encode())
+    arrays: list[Floats | Integers] = [problem.limits, problem.fixed_cost, problem.tail_cost, problem.tail_gain]
+    for decision in problem.decisions:
+        arrays += [decision.gain, decision.cost]
+        arrays += [decision.out_channels, decision.hidden, decision.depth, decision.layers]
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update(f"{problem.metrics} {problem.max_layers}".encode())
+    return digest.hexdigest()[:12]
 
 
 def _keys(outs: Integers, options: Integers) -> list[int]:

@@ -11,7 +11,7 @@ from maenas.latency.predict import Prediction
 from maenas.latency.table import LatencyTable
 from maenas.lowering.costs import num_macs, num_params
 from maenas.lowering.op import Op
-from maenas.scores import SCORES
+from maenas.scores import MADNAS_WEIGHTS, SCORES, levels_of
 from maenas.search import Candidate, describe_structure, graph_ops, resolve_request, run_request
 from maenas.spaces import load_space
 from maenas.structure import Structure
@@ -105,7 +105,10 @@ def explain(
     if graph == "reference":
         scope, trades = "backbone", False
     goal = Goal(SCORES["madnas"], (), table, scope, extrapolate=True)
-    candidate = describe_structure(structure, goal, graph=graph)
+    strides = tuple(stage.stride for stage in structure.backbone.stages)
+    # The score weighs five pyramid levels; a backbone with another number of them still has its costs.
+    scored = levels_of(strides)[-1] + 1 == len(MADNAS_WEIGHTS)
+    candidate = describe_structure(structure, goal, graph=graph, scored=scored)
     assert candidate.prediction is not None
     ops = [op for op in graph_ops(structure, graph, scope) if graph == "deployed" or op.kind == "conv"]
     op_ms = candidate.prediction.op_ms
@@ -113,7 +116,7 @@ def explain(
     for stage in dict.fromkeys(op.stage for op in ops):
         members = [index for index, op in enumerate(ops) if op.stage == stage]
         groups.append(_share(stage, [ops[i] for i in members], [op_ms[i] for i in members]))
-    found = _trades(structure, table, scope, candidate.prediction.latency_ms, step_ms) if trades else ()
+    found = _trades(structure, table, scope, candidate.prediction.latency_ms, step_ms) if trades and scored else ()
     return Explanation(candidate, tuple(ops), tuple(groups), found)
 
 
@@ -132,7 +135,8 @@ def _trades(
     head = replace(variant.head, num_classes=structure.head.num_classes)
     space = replace(space, image_size=structure.image_size, variants=(replace(variant, head=head),))
     found = []
-    for limit in (latency_ms - step_ms, latency_ms, latency_ms + step_ms):
+    # A hair above the own latency, so that an optimum is not lost to another order of summing.
+    for limit in (latency_ms - step_ms, latency_ms * (1 + 1e-9), latency_ms + step_ms):
         try:
             request = resolve_request(space, budgets=[Budget("latency_ms", limit)], device=table, scope=scope, top_k=1)
             found.append(Trade(limit, run_request(request).best))

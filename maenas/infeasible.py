@@ -63,7 +63,7 @@ def infeasible_error(
 def memory_error(space: SearchSpace, variant: Variant, goal: Goal) -> BudgetError | None:
     """The error for a memory budget below the smallest reachable working set, or None if memory is not the reason."""
     wanted = goal.limit("memory_bytes")
-    if wanted is None:
+    if wanted is None or _largest_working_set(space, variant, goal, wanted) is not None:
         return None
     low, high = wanted, 1e12
     best = _largest_working_set(space, variant, goal, high)

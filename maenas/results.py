@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -16,24 +17,29 @@ from maenas.structure import save_structure
 
 SEARCH_FILE = "search.json"
 STRUCTURE_FILE = "structure.json"
+FRONT_FILE = "front.json"
 
 
 def default_run_dir(request: Request) -> Path:
-    """`runs/search/<space>-<device>-<budgets>`: the same question always goes to the same folder."""
+    """`runs/search/<space>-<device>-<budgets>-...`: the same question always goes to the same folder."""
     parts = [request.space.name]
     if request.goal.table is not None:
         parts.append(request.goal.table.aliases[0] if request.goal.table.aliases else request.goal.table.name)
     units = {"latency_ms": "ms", "params": "params", "flops": "flops", "layers": "layers", "memory_bytes": "bytes"}
     parts += [f"{budget.limit:.9g}{units[budget.metric]}" for budget in request.goal.budgets]
-    default = request.space.variants[0].name
-    for value, usual in (
-        (request.variant.name, default),
-        (request.goal.score.name, "madnas"),
-        (request.goal.scope, "detector"),
-        (request.solver, "exact"),
-    ):
-        if value != usual:
-            parts.append(value)
+    parts += [f"{value:.9g}{unit}" for value, unit in ((request.goal.margin_sigmas, "sigma"),) if value]
+    height, width = request.space.image_size
+    usual = request.space.variants[0].name, "madnas", "detector", "exact", 80, 5
+    settings = (
+        request.variant.name,
+        request.goal.score.name,
+        request.goal.scope,
+        request.solver,
+        request.variant.head.num_classes,
+        request.top_k,
+    )
+    parts += [f"{value}" for value, default in zip(settings, usual, strict=True) if value != default]
+    parts.append(f"{height}x{width}" if height != width else f"{height}")
     return Path("runs") / "search" / re.sub(r"[^A-Za-z0-9.+-]+", "_", "-".join(parts))
 
 
@@ -42,6 +48,7 @@ def request_record(request: Request) -> dict[str, Any]:
     goal, space = request.goal, request.space
     record: dict[str, Any] = {
         "space": space.name,
+        "space_digest": space.digest,
         "variant": request.variant.name,
         "image_size": list(space.image_size),
         "num_classes": request.variant.head.num_classes,
@@ -52,6 +59,7 @@ def request_record(request: Request) -> dict[str, Any]:
         "margin_sigmas": goal.margin_sigmas,
         "device": None if goal.table is None else goal.table.name,
         "table_hash": None if goal.table is None else goal.table.table_hash,
+        "extrapolate": goal.extrapolate,
         "solver": request.solver,
         "top_k": request.top_k,
     }
@@ -78,7 +86,7 @@ def candidate_record(candidate: Candidate) -> dict[str, Any]:
     prediction = candidate.prediction
     record: dict[str, Any] = {
         "digest": candidate.structure.digest,
-        "score": candidate.score,
+        "score": None if math.isnan(candidate.score) else candidate.score,
         "latency_ms": None if prediction is None else prediction.latency_ms,
         "latency_sigma_ms": None if prediction is None else prediction.sigma_ms,
         "params": candidate.params,
@@ -126,23 +134,31 @@ def result_record(result: SearchResult, run_dir: Path) -> dict[str, Any]:
     return record
 
 
-def claim_run_dir(run_dir: Path, request: Request, *, force: bool) -> None:
+def claim_run_dir(run_dir: Path, asked: dict[str, Any], *, force: bool, record: str = SEARCH_FILE) -> None:
     """Create the folder, or make sure that what it holds answers the same question (rewriting that loses nothing).
+
+    Args:
+        run_dir: Folder of the results.
+        asked: The question as JSON.
+        force: Overwrite the answer to another question.
+        record: File in the folder whose `request` field tells which question it answers.
 
     Raises:
         OutputError: The folder cannot be written, or holds something else and `force` is off.
     """
     make_folder(run_dir)
-    previous = run_dir / SEARCH_FILE
-    occupied = (run_dir / STRUCTURE_FILE).exists() or previous.exists()
+    previous = run_dir / record
+    occupied = any((run_dir / name).exists() for name in (STRUCTURE_FILE, SEARCH_FILE, FRONT_FILE))
     if force or not occupied:
         return
     try:
         held = json.loads(previous.read_text(encoding="utf-8")).get("request")
     except (OSError, ValueError, AttributeError):
         held = None
-    if held != request_record(request):
-        raise OutputError(f"{run_dir}: holds the result of another search; choose another --out, or add --force")
+    if held != asked:
+        raise OutputError(
+            f"{run_dir}: holds the result of another search; choose another --out, or add --force"
+        )
 
 
 def write_run(result: SearchResult, run_dir: Path) -> None:

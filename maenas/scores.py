@@ -1,4 +1,4 @@
-"""Training-free scores of a backbone, and how to bring your own (search.md, sections 1-3; docs/scores.md).
+"""Training-free scores of a backbone, and how to bring your own (docs/scores.md).
 
 A score is either *separable* - a sum over the stem and the stages, each term computed from that stage alone - and then
 goes through the exact solver, or it judges a whole structure, and then goes through the evolutionary search.
@@ -168,7 +168,7 @@ def log_deviation(ops: list[Op], extra: Callable[[Op], float] | None = None) -> 
 
 
 def madnas(weights: tuple[float, ...] = MADNAS_WEIGHTS, extra: Callable[[Op], float] | None = None) -> StageScore:
-    """The maximum-entropy score: sum over levels i of a_i (S_i + ln C_i) (search.md, section 2).
+    """The maximum-entropy score: sum over levels i of a_i (S_i + ln C_i) (docs/scores.md).
 
     S_i is the ln-deviation accumulated from the input to the end of level i, so a stage of level l counts with the
     weight of every level from l on.
@@ -190,7 +190,7 @@ def madnas(weights: tuple[float, ...] = MADNAS_WEIGHTS, extra: Callable[[Op], fl
 
 
 def quantised_deviation(std: float, bits: int) -> float:
-    """Standard deviation of a zero-mean Gaussian after rounding and clamping to +-2^(bits-1) (search.md, section 2)."""
+    """Standard deviation of a zero-mean Gaussian after rounding and clamping to +-2^(bits-1) (docs/scores.md)."""
     limit = 2 ** (bits - 1)
 
     def below(x: float) -> float:
@@ -256,7 +256,7 @@ def deepmad(
 def effectiveness(structure: Structure, *, graph: str = "deployed") -> float:
     """DeepMAD's rho: the largest, over levels, of depth / geometric-mean width product on the main path.
 
-    Around 0.06 for sensible nets of 25 layers, 0.5 for degenerate deep and thin ones (solver.md, section 4).
+    Around 0.06 for sensible nets of 25 layers, 0.5 for degenerate deep and thin ones.
     """
     depth, log_width, worst = 0, 0.0, 0.0
     for view in stage_views(structure, graph):
@@ -319,7 +319,7 @@ def _user_score(name: str) -> Score:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, ValueError, TypeError) as error:
         raise ScoreError(f"score {name!r}: module {module_name!r} cannot be imported ({error})") from error
     function = getattr(module, function_name, None)
     if not callable(function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import nullcontext
@@ -23,7 +24,7 @@ from maenas.lowering.reference import lower_reference
 from maenas.scores import Score, effectiveness, resolve_score
 from maenas.solver.problem import ChainProblem, Solution, Steps
 from maenas.solver.shortlist import depths_of, shortlist
-from maenas.solver.solve import Certificate, Infeasible, cheapest_path, solve
+from maenas.solver.solve import Certificate, Infeasible, solve, without_gain
 from maenas.space_parts import Variant
 from maenas.spaces import SearchSpace, load_space
 from maenas.structure import Structure
@@ -251,12 +252,17 @@ def describe(request: Request, problem: ChainProblem, solution: Solution) -> Can
 
 
 def describe_structure(
-    structure: Structure, goal: Goal, *, graph: str = "deployed", objective: float | None = None
+    structure: Structure,
+    goal: Goal,
+    *,
+    graph: str = "deployed",
+    objective: float | None = None,
+    scored: bool = True,
 ) -> Candidate:
-    """Everything a user compares about a structure, under a goal's score, table and scope."""
+    """Everything a user compares about a structure, under a goal's score, table and scope; NaN where not scored."""
     ops = graph_ops(structure, graph, goal.scope)
     convs = [op for op in ops if op.kind == "conv"] if graph == "reference" else ops
-    score = goal.score(structure, graph=graph)
+    score = goal.score(structure, graph=graph) if scored else math.nan
     backbone = graph_ops(structure, graph, "backbone")
     return Candidate(
         structure=structure,
@@ -279,26 +285,22 @@ def graph_ops(structure: Structure, graph: str, scope: str) -> list[Op]:
 def _evolve(
     request: Request, problem: ChainProblem, checkpoint: Path | None, progress: Callable[[int, float], None]
 ) -> Evolved:
-    """Evolve from an allowed path."""
-    start = solve(problem)
+    """Evolve from a path within all limits that was found without looking at the score."""
+    start = solve(without_gain(problem))
     if isinstance(start, Infeasible):
         raise _why(request, problem, start)
+    path, settings = start.solution.path, request.settings
     if request.goal.score.separable:
-        return evolve(
-            problem,
-            cheapest_path(start.relaxation, start.cheapest[0]).path,
-            request.settings,
-            checkpoint=checkpoint,
-            progress=progress,
-        )
+        return evolve(problem, path, settings, checkpoint=checkpoint, progress=progress)
     workers = request.workers
     pool: ProcessPoolExecutor | nullcontext[None]
     pool = ProcessPoolExecutor(workers) if workers > 1 else nullcontext()
     with pool as executor:
         return evolve(
             problem,
-            start.solution.path,
-            request.settings,
+            path,
+            settings,
+            name=request.goal.score.name,
             evaluate=_evaluator(request, problem, executor),
             checkpoint=checkpoint,
             progress=progress,

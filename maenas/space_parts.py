@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,7 @@ class Range:
     @classmethod
     def from_scalar(cls, value: float) -> Range:
         """A fixed value; anything but a whole number is refused."""
-        if value != int(value):
+        if not math.isfinite(value) or value != int(value):
             raise ValueError(f"{value} is not a whole number")
         return cls(int(value), int(value))
 
@@ -118,7 +119,7 @@ class StageSpace:
 
 @dataclass(frozen=True, slots=True)
 class Regularisers:
-    """Soft penalties, subtracted from the score while searching (solver.md, section 4); 0 switches one off.
+    """Soft penalties, subtracted from the score while searching; 0 switches one off.
 
     Attributes:
         depth: mu: weight of the sum of squared stage depths.
@@ -135,7 +136,7 @@ class Regularisers:
     def __post_init__(self) -> None:
         for name in ("depth", "growth", "hidden"):
             value = getattr(self, name)
-            require(value >= 0, name, value, "a number of at least 0")
+            require(0 <= value < math.inf, name, value, "a number of at least 0")
         require(self.hidden_target > 0, "hidden_target", self.hidden_target, "a number above 0")
 
     def penalty(

@@ -5,7 +5,10 @@ Every field is documented in the shipped files (search_spaces/*.yaml) and in doc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +62,9 @@ class SearchSpace:
     def __post_init__(self) -> None:
         require(self.family in FAMILIES, "family", self.family, "one of " + ", ".join(FAMILIES))
         require(self.activation in ACTIVATIONS, "activation", self.activation, "one of " + ", ".join(ACTIVATIONS))
+        for index, side in enumerate(self.image_size):
+            fits = 32 <= side <= 8192 and side % 32 == 0
+            require(fits, f"image_size[{index}]", side, "a multiple of 32 from 32 to 8192")
         require(self.graph in GRAPHS, "graph", self.graph, "one of " + ", ".join(GRAPHS))
         covered = self.graph == "deployed" or self.family in ("res", "kxkx")
         require(covered, "graph", self.graph, "deployed (the reference graph covers res and kxkx only)")
@@ -76,9 +82,22 @@ class SearchSpace:
         num_levels = levels_of(tuple(stage.stride for stage in self.stages))[-1] + 1
         fits = len(self.score_weights) == num_levels
         require(fits, "score_weights", list(self.score_weights), f"{num_levels} numbers, one per level")
+        finite = all(math.isfinite(weight) for weight in self.score_weights)
+        require(finite, "score_weights", list(self.score_weights), "finite numbers")
         third = self.out_stages[2] == len(self.stages) and self.out_stages[1] == len(self.stages) - 1
         require(third, "out_stages", list(self.out_stages), "the last two stages and an earlier one")
-        self.structure(Choice.smallest(self), self.variants[0])
+        for index, variant in enumerate(self.variants):
+            try:
+                self.structure(Choice.smallest(self), variant)
+            except ValueError as problem:
+                raise ValueError(f"variants[{index}]: {problem}") from None
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits of the SHA-256 over every field but name and description."""
+        content = asdict(self)
+        del content["name"], content["description"]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def variant(self, name: str | None = None) -> Variant:
         """A variant by name; the first one by default.
@@ -247,9 +266,9 @@ def _read_space(path: Path) -> SearchSpace:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpaceError(f"{path}: cannot be read as text ({error})") from error
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        content = yaml.load(text, Loader=loader)
+        # Not the C loader: it is faster, but deep nesting ends it, and the process, in a crash.
+        content = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise SpaceError(f"{path}: is not valid YAML ({problem})") from error

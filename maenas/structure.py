@@ -169,7 +169,7 @@ class Backbone:
 
 @dataclass(frozen=True, slots=True)
 class Neck:
-    """RepGFPN neck (detector.md, section 3).
+    """RepGFPN neck.
 
     Attributes:
         out_channels: Channels of the three outputs (strides 8, 16, 32).

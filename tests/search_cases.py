@@ -238,7 +238,7 @@ def _chains(stages: list[dict[str, Any]], came_in: int, family: str) -> Iterator
 
 
 def _num_layers(family: str, stages: tuple[Stage, ...]) -> int:
-    """Main-path convolutions: the stem, and per family what search.md counts."""
+    """Main-path convolutions: the stem, and per family what the score counts."""
     units = sum(stage.depth for stage in stages)
     if family == "csp":  # down-sampler, and start and fuse around the units
         return 1 + sum(3 if stage.depth else 1 for stage in stages) + 2 * units
@@ -266,7 +266,7 @@ def all_structures(content: dict[str, Any]) -> Iterator[Structure]:
 
 
 def penalty_of(content: dict[str, Any], structure: Structure) -> float:
-    """Soft penalties of a structure, from the formula in solver.md (section 4)."""
+    """Soft penalties of a structure, from the documented formula."""
     weights = content.get("regularisers", {})
     target = weights.get("hidden_target", 0.5)
     total, came_in = 0.0, structure.backbone.stem.out_channels
@@ -299,7 +299,11 @@ class Judged:
 
 
 def judge(
-    content: dict[str, Any], structure: Structure, score: Score, table: LatencyTable | Remembered, scope: str = "detector"
+    content: dict[str, Any],
+    structure: Structure,
+    score: Score,
+    table: LatencyTable | Remembered,
+    scope: str = "detector",
 ) -> Judged:
     """Score and costs of a structure, through `lower` and `predict` only."""
     graph = content.get("graph", "deployed")
@@ -319,9 +323,7 @@ def judge(
     )
 
 
-def all_judged(
-    content: dict[str, Any], score: Score, table: LatencyTable, scope: str = "detector"
-) -> list[Judged]:
+def all_judged(content: dict[str, Any], score: Score, table: LatencyTable, scope: str = "detector") -> list[Judged]:
     """Every structure of a space with its score and costs."""
     remembered = Remembered(table)
     return [judge(content, structure, score, remembered, scope) for structure in all_structures(content)]

@@ -38,7 +38,9 @@ def random_problem(seed: int) -> ChainProblem:
     max_layers = int(rng.integers(2 * num, 6 * num)) if seed % 4 != 3 else None
     limits = np.full(num_costs, 1e9)
     metrics = tuple("abc"[:num_costs])
-    problem = ChainProblem(tuple(decisions), metrics, limits, rng.random(num_costs), tail_cost, tail_gain, tap, max_layers)
+    problem = ChainProblem(
+        tuple(decisions), metrics, limits, rng.random(num_costs), tail_cost, tail_gain, tap, max_layers
+    )
     free = brute_force(problem)
     if free is None:
         return problem

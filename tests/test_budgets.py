@@ -16,7 +16,7 @@ from maenas.errors import BudgetError
         ("latency_ms", "3.8ms", 3.8),
         ("latency_ms", "120us", 0.12),
         ("latency_ms", "120µs", 0.12),
-        ("latency_ms", "120μs", 0.12),  # noqa: RUF001 - the Greek letter, as many keyboards type it
+        ("latency_ms", "120μs", 0.12),  # the Greek letter, as many keyboards type it
         ("latency_ms", "0.0038s", 3.8),
         ("latency_ms", "5e5ns", 0.5),
         ("latency_ms", " 3.8 MS ", 3.8),
@@ -55,7 +55,7 @@ def test_units(metric, text, limit):
         ("latency_ms", "3,8ms", r"latency_ms budget '3,8ms' is not a number with a unit"),
         ("latency_ms", "3.8.1ms", r"is not a number with a unit"),
         ("latency_ms", "nanms", r"is not a number with a unit"),
-        ("latency_ms", "١ms", r"is not a number with a unit"),
+        ("latency_ms", "\u0661ms", r"is not a number with a unit"),
         ("latency_ms", "3.8", r"latency_ms budget '3\.8' has the unit '\(none\)'; expected one of ms, s, us"),
         ("latency_ms", "3.8 fps", r"has the unit 'fps'; expected one of ms, s, us"),
         ("params", "9MB", r"params budget '9MB' has the unit 'MB'; expected one of \(none\), k, m, g, t"),
@@ -104,7 +104,7 @@ def test_amounts_for_people(metric, value, text):
     assert format_amount(metric, value) == text
 
 
-@given(metric=st.sampled_from(METRICS), value=st.floats(1e-3, 1e12))
+@given(metric=st.sampled_from(METRICS), value=st.floats(1e-3, 1e12, exclude_max=True))
 def test_a_formatted_amount_parses_to_about_the_same(metric, value):
     if metric != "latency_ms":
         value = max(1.0, round(value))

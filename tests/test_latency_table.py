@@ -178,6 +178,7 @@ def test_ignored_attributes_are_left_out_of_the_key(tmp_path):
 
 def test_predictor_fills_what_rows_lack(tmp_path, monkeypatch):
     monkeypatch.setitem(calibrated.PREDICTORS, "cpu-linear", lambda op, c: c["each"] * op.out_channels)
+    monkeypatch.setitem(calibrated.COEFFICIENTS, "cpu-linear", ("each",))
     limits = {"out_channels": [8, 32], "in_height": [1, 20]}
     predictor = {"kind": "cpu-linear", "coefficients": {"each": 0.1}, "valid_range": limits}
     loaded = load_table(write_table(tmp_path / "one", make_header(predictor=predictor, scale=2), [row()]))
@@ -190,6 +191,7 @@ def test_predictor_fills_what_rows_lack(tmp_path, monkeypatch):
 
 def test_a_predictor_may_not_know_an_operator(tmp_path, monkeypatch):
     monkeypatch.setitem(calibrated.PREDICTORS, "cpu-linear", lambda op, c: math.nan)
+    monkeypatch.setitem(calibrated.COEFFICIENTS, "cpu-linear", ())
     predictor = {"kind": "cpu-linear", "coefficients": {}, "valid_range": {}}
     loaded = load_table(write_table(tmp_path / "one", make_header(predictor=predictor), [row()]))
     assert loaded.op_latency(conv(8, np.array([16, 24]))).status.tolist() == [EXACT, MISSING]

@@ -35,7 +35,7 @@ ORIGINAL_NAMES = {
     "nl": "tinynas_nano_large",
     "n": "tinynas_L20_k1kx_nano",
 }
-# Layers, parameters in M, GMAC at 320 and operators of the reference graph (search.md, section 12).
+# Layers, parameters in M, GMAC at 320 and operators of the reference graph .
 REFERENCE = {
     "t": (19, 1.903, 3.997, 23),
     "s": (25, 3.054, 8.188, 28),

@@ -37,7 +37,7 @@ def test_exact_solver_equals_brute_force_on_random_spaces():
 
 
 def test_brute_force_catches_a_solver_that_accepts_any_non_empty_pass(monkeypatch):
-    # The mistake that solver.md (section 5.1) warns of: a pass below its own threshold may have dropped the optimum.
+    # The mistake to guard against: a pass below its own threshold may have dropped the optimum.
     monkeypatch.setattr(solve_module, "is_proven", lambda best, threshold: np.isfinite(best))
     assert len(mismatches(NUM_SPACES)) >= 5
 

@@ -46,7 +46,7 @@ MISSING = (
     "`maenas table import FILE --format tinynas --name damoyolo --out DIR`, and give DIR/damoyolo"
 )
 CITED_PER_CPU_SECOND = (20, 24)
-"""Candidates per CPU second of the reference tool itself: noted in search.md (section 12), NOT measured here."""
+"""Candidates per CPU second of the unmodified reference tool: noted on another day, NOT measured here."""
 
 EXACT_REPEATS = 15
 EVOLUTION_SEEDS = 10
@@ -106,7 +106,7 @@ def main() -> None:
         },
         "cited": {
             "reference_tool_candidates_per_cpu_second": CITED_PER_CPU_SECOND,
-            "source": "search.md, section 12: the tool itself, another day and machine; not measured by this script",
+            "source": "the tool itself, another day and machine; not measured by this script",
         },
         "cases": [_case(case, table, arguments.seeds, arguments.candidates) for case in CASES],
     }

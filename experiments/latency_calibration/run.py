@@ -21,6 +21,7 @@ from maenas.latency.calibration_unseen import mean_abs, unseen_networks, unseen_
 
 HERE = Path(__file__).parent
 
+
 def main() -> None:
     """Calibrate, print the tables, try each assumption without it, and write report and figure."""
     console = Console(width=120)

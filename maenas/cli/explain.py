@@ -80,8 +80,11 @@ def _print(explanation: Explanation, table: LatencyTable, *, all_layers: bool) -
     out = console()
     prediction = explanation.prediction
     out.print(stage_table(explanation.candidate.structure))
-    title = f"{prediction.latency_ms:.3f} ms +- {prediction.sigma_ms:.3f} ms on {table.name}"
-    groups = _shares_table(f"{title} ({table.provenance}, hash {table.table_hash})")
+    out.print(
+        f"{prediction.latency_ms:.3f} +- {prediction.sigma_ms:.3f} ms on {table.name} "
+        f"({table.provenance}, hash {table.table_hash})"
+    )
+    groups = _shares_table("by part")
     for group in explanation.groups:
         _add_share(groups, group, prediction.latency_ms)
     groups.add_row(
@@ -89,8 +92,9 @@ def _print(explanation: Explanation, table: LatencyTable, *, all_layers: bool) -
     )
     out.print(groups)
     own = explanation.candidate
+    score = "no score (it needs five levels)" if own.score != own.score else f"score {own.score:.4f}"
     out.print(
-        f"score {own.score:.4f}, {own.layers} layers, {own.params / 1e6:.3f} M params, "
+        f"{score}, {own.layers} layers, {own.params / 1e6:.3f} M params, "
         f"{own.flops / 2e9:.3f} GMACs, working set {own.memory_bytes / 1e6:.2f} MB, rho {own.effectiveness:.3f}"
     )
     layers = explanation.layers

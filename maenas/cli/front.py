@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", dest="high", required=True, metavar="TIME", help="largest latency, e.g. 8ms")
     add_space_arguments(parser)
     add_goal_arguments(parser)
-    parser.add_argument("--out", metavar="DIR", help="folder for front.csv and front.png (default: runs/front/<space>)")
+    parser.add_argument("--out", metavar="DIR", help="folder of the result (default: runs/front/<question>)")
+    parser.add_argument("--force", action="store_true", help="overwrite another front in --out")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -26,16 +27,17 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from maenas.budgets import parse_amount
-    from maenas.files import make_folder, write_text_atomically
+    from maenas.files import write_text_atomically
     from maenas.front import front_csv, plot_front, search_front
-    from maenas.results import table_record
+    from maenas.results import FRONT_FILE, claim_run_dir, default_run_dir, request_record, table_record
 
     low = parse_amount("latency_ms", arguments.low)
     high = parse_amount("latency_ms", arguments.high)
     request = request_from(arguments, high)
     table = request.goal.table
-    folder = Path(arguments.out or f"runs/front/{request.space.name}-{table.name if table else 'none'}")
-    make_folder(folder)
+    folder = Path(arguments.out) if arguments.out else Path("runs") / "front" / default_run_dir(request).name
+    asked = {**request_record(request), "from_ms": low, "to_ms": high}
+    claim_run_dir(folder, asked, force=arguments.force, record=FRONT_FILE)
     points = search_front(request, low, high)
     write_text_atomically(folder / "front.csv", front_csv(points))
     plot_front(request, points, folder / "front.png")
@@ -47,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
         "csv": str(folder / "front.csv"),
         "png": str(folder / "front.png"),
     }
+    # Last, so that a folder that has it is complete.
+    write_text_atomically(folder / FRONT_FILE, json.dumps({**summary, "request": asked}, indent=2) + "\n")
     if arguments.json:
         print(json.dumps(summary))
         return 0
@@ -56,5 +60,5 @@ def run(arguments: argparse.Namespace) -> int:
         f"to {points[-1].latency_ms:.4g} ms (score {points[-1].objective:.3f}); "
         f"{table.provenance} table {table.name} {table.table_hash}"
     )
-    print(f"written: {folder}/front.csv, {folder}/front.png")
+    print(f"written: {folder}/front.csv, front.png, front.json")
     return 0

@@ -170,8 +170,11 @@ def _budget_line(request: Request) -> str:
 def _proof_line(result: SearchResult) -> str:
     certificate, evolved = result.certificate, result.evolved
     if certificate is not None:
+        regularisers = result.request.space.regularisers
+        soft = regularisers.depth or regularisers.growth or regularisers.hidden
+        what = "has a score less penalties" if soft else "scores"
         return (
-            f"proof:   nothing in this space scores above {certificate.upper_bound:.4f} within the budget; "
+            f"proof:   nothing in this space {what} above {certificate.upper_bound:.4f} within the budget; "
             f"gap {certificate.gap:.1e}, {certificate.labels} labels, {certificate.pruned} pruned"
         )
     assert evolved is not None

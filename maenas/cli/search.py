@@ -39,12 +39,12 @@ def run(arguments: argparse.Namespace) -> int:
     import time
     from pathlib import Path
 
-    from maenas.results import claim_run_dir, default_run_dir, result_record, write_run
+    from maenas.results import claim_run_dir, default_run_dir, request_record, result_record, write_run
 
     started = time.perf_counter()
     request = _request(arguments)
     run_dir = Path(arguments.out) if arguments.out else default_run_dir(request)
-    claim_run_dir(run_dir, request, force=arguments.force)
+    claim_run_dir(run_dir, request_record(request), force=arguments.force)
     result = _search(request, run_dir)
     write_run(result, run_dir)
     if arguments.json:

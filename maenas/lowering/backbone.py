@@ -1,4 +1,4 @@
-"""Stem and stages of every block family as deployed operators (detector.md, section 2).
+"""Stem and stages of every block family as deployed operators.
 
 Channels may be integer arrays that broadcast, so one call lowers one stage or a whole grid of candidate stages.
 """
@@ -131,7 +131,7 @@ def _lower_residual_stage(shape: StageShape) -> list[Op]:
 def _residual_unit(
     shape: StageShape, name: str, channels: Channels, hidden: Channels, size: Size, stride: int
 ) -> list[Op]:
-    """One bottleneck unit (detector.md, 2.5); a stride-2 unit has no shortcut of any kind."""
+    """One bottleneck unit; a stride-2 unit has no shortcut of any kind."""
     first_kernel = 1 if shape.family == "res" else shape.kernel_size
     act, out = shape.activation, shape.out_channels
     first = _unit_conv(channels, hidden, size, first_kernel, f"{name}.conv1", shape.name, act, 1)
@@ -156,7 +156,7 @@ def _residual_unit(
 
 
 def _lower_csp_stage(shape: StageShape) -> list[Op]:
-    """Family csp (detector.md, 2.7): block-level convs are ReLU whatever the units use; units run at half width."""
+    """Family csp: block-level convs are ReLU whatever the units use; units run at half width."""
     name, out, half, size = shape.name, shape.out_channels, shape.out_channels // 2, shape.out_size
     ops = [_unit_conv(shape.in_channels, out, shape.in_size, 3, f"{name}.downsample", name, "relu", shape.stride)]
     if shape.spp:
@@ -189,7 +189,7 @@ def _lower_csp_stage(shape: StageShape) -> list[Op]:
 
 
 def _lower_mob_stage(shape: StageShape) -> list[Op]:
-    """Family mob (detector.md, 2.9): inverted residuals, linear output, shortcut if stride 1 and equal widths."""
+    """Family mob: inverted residuals, linear output, shortcut if stride 1 and equal widths."""
     ops: list[Op] = []
     channels, size, stride = shape.in_channels, shape.in_size, shape.stride
     for index, hidden in enumerate(shape.hidden_channels):
@@ -239,7 +239,7 @@ def _linear_output(hidden: Channels, channels: Channels, shape: StageShape, name
 
 
 def _spp(channels: Channels, size: Size, stage: str) -> list[Op]:
-    """Spatial pyramid pooling (detector.md, 2.8); always SiLU, never on the score's main path."""
+    """Spatial pyramid pooling; always SiLU, never on the score's main path."""
     half, name = channels // 2, f"{stage}.spp"
     reduce = conv(channels, half, size, kernel_size=1, activation="silu", name=f"{name}.reduce", stage=stage)
     pools = [glue("pool", half, size, name=f"{name}.pool{k}", stage=stage, kernel_size=k) for k in SPP_KERNELS]

@@ -1,4 +1,4 @@
-"""What a list of operators costs on any device: parameters, MACs, FLOPs, memory, depth (detector.md, section 12).
+"""What a list of operators costs on any device: parameters, MACs, FLOPs, memory, depth.
 
 All functions accept operators whose channels are arrays, and then return arrays.
 """

@@ -1,4 +1,4 @@
-"""ZeroHead as deployed operators (detector.md, section 4): per level a box conv with its scale, and a class conv."""
+"""ZeroHead as deployed operators: per level a box conv with its scale, and a class conv."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RepGFPN as deployed operators; its fusion graph is data (detector.md, section 3 and 12.2)."""
+"""RepGFPN as deployed operators; its fusion graph is data."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def _resample(neck: Neck, edge: Edge, channels: Channels, size: Size, target: Si
 
 
 def _fusion_block(neck: Neck, channels: Channels, out: Channels, size: Size, name: str) -> list[Op]:
-    """One fusion block (detector.md, 3.2): two 1x1 branches, a chain of basic blocks, concat, 1x1."""
+    """One fusion block: two 1x1 branches, a chain of basic blocks, concat, 1x1."""
     act = neck.activation
     if neck.fusion == "conv":
         return [conv(channels, out, size, kernel_size=3, activation=act, name=f"{name}.conv", stage="neck")]

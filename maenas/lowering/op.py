@@ -42,7 +42,7 @@ class Op:
         count: How often the operator occurs; 0 means absent (used where channels are arrays).
         name: Dotted place in the network, such as `neck.merge_3.block2.conv1`.
         stage: Group for reports: `stem`, `stage1`, ..., `neck`, `head`.
-        main_path: This conv is on the score's main path (search.md, section 2).
+        main_path: This conv is on the score's main path (docs/scores.md).
         batch_norm: The conv has a batch norm in the trained form (else it has a bias of its own).
         reparam: The conv is trained as a 3x3 and a parallel 1x1 branch, each with a batch norm.
     """

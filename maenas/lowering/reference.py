@@ -1,6 +1,6 @@
 """The graph that the reference search tool costs, so that its published numbers can be matched.
 
-It differs from the deployed one (search.md, sections 3, 7 and 9): every unit has a skip, average-pooled at stride 2 and
+It differs from the deployed one: every unit has a skip, average-pooled at stride 2 and
 projected when widths differ; there is no SPP, no Focus slicing, no neck and no head; only convolutions have a latency.
 """
 
@@ -89,7 +89,7 @@ def reference_macs(ops: Sequence[Op]) -> Channels:
     """Multiply-accumulates by the reference's rule (it calls them flops).
 
     Convs count weights + 2 per output channel at every output position, activations one per element, skip pools one per
-    input element, and a projected skip one add per output element (search.md, section 3).
+    input element, and a projected skip one add per output element.
     """
     total: Channels = 0
     for op in ops:

@@ -1,4 +1,4 @@
-"""The whole front of objective against one cost, by windows of the limit (solver.md, section 2)."""
+"""The whole front of objective against one cost, by windows of the limit."""
 
 from __future__ import annotations
 

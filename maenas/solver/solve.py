@@ -1,4 +1,4 @@
-"""Exact optimum with a certificate (solver.md, sections 1 and 2)."""
+"""Exact optimum with a certificate."""
 
 from __future__ import annotations
 
@@ -183,12 +183,13 @@ def _first_feasible(
 
 def cheapest_path(relaxation: Relaxation, values: Values) -> Solution:
     """The path of the smallest cost, from the tables of `Relaxation.cheapest`."""
-    flat = Relaxation(_without_gain(relaxation.problem), relaxation.grid)
+    flat = Relaxation(without_gain(relaxation.problem), relaxation.grid)
     path = flat.trace(values).path
     return evaluate_path(relaxation.problem, path)
 
 
-def _without_gain(problem: ChainProblem) -> ChainProblem:
+def without_gain(problem: ChainProblem) -> ChainProblem:
+    """The same problem where every allowed path is equally good: its solution is any path within the limits."""
     flat = tuple(
         replace(decision, gain=np.where(np.isneginf(decision.gain), -np.inf, 0.0)) for decision in problem.decisions
     )
