@@ -156,9 +156,7 @@ def claim_run_dir(run_dir: Path, asked: dict[str, Any], *, force: bool, record: 
     except (OSError, ValueError, AttributeError):
         held = None
     if held != asked:
-        raise OutputError(
-            f"{run_dir}: holds the result of another search; choose another --out, or add --force"
-        )
+        raise OutputError(f"{run_dir}: holds the result of another search; choose another --out, or add --force")
 
 
 def write_run(result: SearchResult, run_dir: Path) -> None:
