@@ -282,10 +282,13 @@ def _gain(score: Score, view: StageView, shape: tuple[int, ...], allowed: Floats
     """(I, O, P) gains, -inf where not allowed.
 
     Raises:
-        ScoreError: The score is not a finite number somewhere it is allowed.
+        ScoreError: The score gives something else than numbers, or no finite one somewhere it is allowed.
     """
     assert score.stage_score is not None
-    value = np.broadcast_to(np.asarray(score.stage_score(view), dtype=np.float64), shape)
+    try:
+        value = np.broadcast_to(np.asarray(score.stage_score(view), dtype=np.float64), shape)
+    except (TypeError, ValueError) as error:
+        raise ScoreError(f"score {score.name} gave no numbers of shape {shape} ({error})") from error
     wrong = np.isfinite(allowed) & ~np.isfinite(value)
     if wrong.any():
         place = "the stem" if view.index == 0 else f"stage {view.index}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import json
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -14,6 +15,9 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from maenas.errors import MaenasError
 
 T = TypeVar("T")
+MAX_ENTRIES = 1000
+"""Longest list a record may hold; more is a mistake or a trap."""
+
 _EXPECTED = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
 
 
@@ -24,9 +28,22 @@ def require(condition: bool, field: str, value: object, expected: str) -> None:
 
 
 def shown(value: object) -> str:
-    """A value as a user would write it, shortened."""
-    text = json.dumps(value, default=str)
+    """A value as a user would write it, shortened; long lists are cut before they are written out."""
+    text = json.dumps(_cut(value), default=str)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _cut(value: object, depth: int = 3) -> object:
+    """The first entries of the first levels of a value."""
+    if isinstance(value, str):
+        return value[:100]
+    if isinstance(value, dict):
+        return {
+            str(key)[:100]: _cut(item, depth - 1) for key, item in itertools.islice(value.items(), 20 * (depth > 0))
+        }
+    if isinstance(value, list | tuple):
+        return [_cut(item, depth - 1) for item in value[: 20 * (depth > 0)]]
+    return value
 
 
 def build(cls: type[T], content: object, *, source: str, error: type[MaenasError], where: str = "") -> T:
@@ -94,6 +111,8 @@ def _convert_tuple(
 ) -> tuple[Any, ...]:
     if not isinstance(value, list):
         raise error(f"{source}: {where} is {shown(value)}; expected a list")
+    if len(value) > MAX_ENTRIES:
+        raise error(f"{source}: {where} has {len(value)} entries; expected at most {MAX_ENTRIES}")
     if arguments[-1] is Ellipsis:
         kinds = [arguments[0]] * len(value)
     else:

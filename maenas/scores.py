@@ -93,11 +93,14 @@ class Score:
         Raises:
             ScoreError: The value is not a finite number.
         """
-        if self.stage_score is not None:
-            value = math.fsum(float(self.stage_score(view)) for view in stage_views(structure, graph))
-        else:
-            assert self.structure_score is not None
-            value = float(self.structure_score(structure))
+        try:
+            if self.stage_score is not None:
+                value = math.fsum(float(self.stage_score(view)) for view in stage_views(structure, graph))
+            else:
+                assert self.structure_score is not None
+                value = float(self.structure_score(structure))
+        except TypeError as error:
+            raise ScoreError(f"score {self.name} gave no number ({error}); expected a finite number") from error
         if not math.isfinite(value):
             raise ScoreError(
                 f"score {self.name} gave {value} for structure {structure.digest}; expected a finite number"

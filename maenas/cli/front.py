@@ -26,6 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
+    from rich.console import Console
+    from rich.progress import Progress
+
     from maenas.budgets import parse_amount
     from maenas.files import write_text_atomically
     from maenas.front import front_csv, plot_front, search_front
@@ -38,7 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.out) if arguments.out else Path("runs") / "front" / default_run_dir(request).name
     asked = {**request_record(request), "from_ms": low, "to_ms": high}
     claim_run_dir(folder, asked, force=arguments.force, record=FRONT_FILE)
-    points = search_front(request, low, high)
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("front", total=1.0)
+        points = search_front(request, low, high, lambda fraction: bars.update(task, completed=fraction))
     write_text_atomically(folder / "front.csv", front_csv(points))
     plot_front(request, points, folder / "front.png")
     summary = {

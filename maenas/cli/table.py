@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's sub-commands."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="tables at hand, shipped and the user's own")
-    listing.add_argument("--json", action="store_true", help="print one JSON object")
+    listing.add_argument("--json", action="store_true", help="print a JSON list")
     show = actions.add_parser("show", help="what a table is and where its figures come from")
     show.add_argument("table", metavar="TABLE", help="name, alias or folder")
     show.add_argument("--json", action="store_true", help="print one JSON object")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maenas.solver.problem import Floats, Integers, Solution
+from maenas.solver.problem import Floats, Integers, Solution, weigh
 from maenas.solver.relaxation import Relaxation, Values
 
 NDArrayBool = NDArray[np.bool_]
@@ -188,7 +188,7 @@ def _alive_options(
     alive: NDArrayBool = np.isfinite(decision.gain)
     slack = TOLERANCE * (1.0 + abs(threshold))
     for each in values:
-        reduced = labels.objective - each.multipliers @ labels.cost
+        reduced = labels.objective - weigh(each.multipliers, labels.cost)
         shape = (each.tables[index].shape[0], len(decision.in_channels), grid.capacity + 1)
         prefix = np.full(shape, -np.inf)
         np.maximum.at(prefix, (labels.third, labels.width, labels.left), reduced)
@@ -204,7 +204,7 @@ def _alive_options(
                 through = np.max(before + ahead, axis=3)
             best[..., place] = np.max(through, axis=0)
         place_of = np.searchsorted(grid.levels[index], grid.steps[index])
-        bound = relaxation.reduced_gain(index, each.multipliers) + best[..., place_of] + each.multipliers @ limit
+        bound = relaxation.reduced_gain(index, each.multipliers) + best[..., place_of] + weigh(each.multipliers, limit)
         alive &= bound >= threshold - slack
     return alive
 
@@ -233,7 +233,7 @@ def _promising(
         ok &= part.cost[metric] - ahead <= limit[metric] + tolerance
     for each in values:
         ahead = 0.0 if last else relaxation.next_values(each, index)[third, part.width, left]
-        bound = part.objective + ahead + each.multipliers @ (limit[:, None] - part.cost)
+        bound = part.objective + ahead + weigh(each.multipliers, limit[:, None] - part.cost)
         ok &= bound >= threshold - slack
     return np.flatnonzero(ok)
 

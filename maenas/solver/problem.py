@@ -84,6 +84,17 @@ class Solution:
     path: Steps
 
 
+def weigh(multipliers: Floats, cost: Floats) -> Floats:
+    """Sum over metrics of multiplier times cost; (M,) and (M, ...) give (...).
+
+    Written out rather than left to a matrix product: M is 1 to 3, and the result does not depend on BLAS threads.
+    """
+    total: Floats = multipliers[0] * cost[0]
+    for multiplier, part in zip(multipliers[1:], cost[1:], strict=True):
+        total = total + multiplier * part
+    return total
+
+
 def evaluate_path(problem: ChainProblem, path: Steps) -> Solution:
     """Objective and costs of a path, summed from scratch (used to check the solver)."""
     objective = 0.0

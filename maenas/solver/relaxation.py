@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from maenas.solver.problem import ChainProblem, Floats, Integers, Solution, evaluate_path
+from maenas.solver.problem import ChainProblem, Floats, Integers, Solution, evaluate_path, weigh
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +92,13 @@ class Relaxation:
 
     def bound(self, values: Values, room: Floats | None = None) -> float:
         """Upper bound of the objective that the tables prove."""
-        return float(values.multipliers @ (self.room if room is None else room)) + values.root
+        return float(weigh(values.multipliers, self.room if room is None else room)) + values.root
 
     def reduced_gain(self, index: int, multipliers: Floats, scale: float = 1.0) -> Floats:
         """(I, O, P) gain less the multipliers' share of the cost; scale 0 keeps only what is allowed."""
         decision = self.problem.decisions[index]
         gain = decision.gain if scale else np.where(np.isneginf(decision.gain), -np.inf, 0.0)
-        return gain - np.tensordot(multipliers, decision.cost, axes=1)
+        return gain - weigh(multipliers, decision.cost)
 
     def next_values(self, values: Values, index: int) -> Floats:
         """(T, O, K) value after decision `index`, by C3, output width and layers left; not for the last decision."""
@@ -114,7 +114,7 @@ class Relaxation:
         path: list[tuple[int, int]] = []
         third, came_in, left = 0, 0, grid.capacity
         for index, decision in enumerate(problem.decisions):
-            reduced = decision.gain[came_in] - np.tensordot(values.multipliers, decision.cost[:, came_in], axes=1)
+            reduced = decision.gain[came_in] - weigh(values.multipliers, decision.cost[:, came_in])
             after = left - grid.steps[index]
             if index == len(problem.decisions) - 1:
                 ahead = np.broadcast_to(values.tables[-1][third, came_in][:, None], reduced.shape)
@@ -129,7 +129,7 @@ class Relaxation:
 
     def _backward(self, multipliers: Floats, scale: float) -> Values:
         problem = self.problem
-        tail = problem.tail_gain - np.tensordot(multipliers, problem.tail_cost, axes=1)
+        tail = problem.tail_gain - weigh(multipliers, problem.tail_cost)
         tables: list[Floats] = [tail]
         for index in range(len(problem.decisions) - 1, -1, -1):
             reduced = self.reduced_gain(index, multipliers, scale)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from maenas.solver.problem import ChainProblem, Decision, Floats, Integers, Solution
+from maenas.solver.problem import ChainProblem, Decision, Floats, Integers, Solution, weigh
 from maenas.solver.relaxation import Relaxation, Values
 from maenas.solver.solve import Infeasible, Solved, solve
 
@@ -76,7 +76,7 @@ def _bounded_vectors(relaxation: Relaxation, values: Values) -> list[tuple[float
             best = np.max(reduced[:, :, problem.decisions[index].depth == depth], axis=2)
             parts.append(np.max(best + table, axis=3))
         table = np.concatenate(parts)
-    bounds = table[:, 0, 0] + values.multipliers @ relaxation.room
+    bounds = table[:, 0, 0] + weigh(values.multipliers, relaxation.room)
     vectors = itertools.product(*depths)
     listed = [
         (float(bound), vector)
