@@ -13,15 +13,12 @@ import numpy as np
 
 from maenas.budgets import Budget
 from maenas.errors import BudgetError, LatencyTableError, ScoreError, SpaceError
+from maenas.grids import grid_shapes, lower_grid, lower_tail, stem_ops, with_depth
 from maenas.latency.table import EXTRAPOLATED, MISSING, LatencyTable
-from maenas.lowering.backbone import StageShape, lower_stage, lower_stem
+from maenas.lowering.backbone import StageShape
 from maenas.lowering.costs import activation_memory, num_flops, num_layers, num_params
-from maenas.lowering.head import lower_head
-from maenas.lowering.neck import lower_neck
 from maenas.lowering.op import Channels, Op
 from maenas.lowering.reference import (
-    lower_reference_stage,
-    lower_reference_stem,
     reference_macs,
     reference_params,
 )
@@ -29,7 +26,6 @@ from maenas.scores import Score, StageView, levels_of, stage_view
 from maenas.solver.problem import ChainProblem, Decision, Floats, Integers
 from maenas.space_parts import Regularisers, StageSpace, Variant
 from maenas.spaces import Choice, SearchSpace
-from maenas.structure import Neck, Stem
 
 ADDITIVE = ("latency_ms", "params", "flops")
 """Metrics that add up along the network; `layers` is a resource of its own and `memory_bytes` a local filter."""
@@ -156,32 +152,6 @@ def _max_layers(space: SearchSpace, goal: Goal) -> int | None:
     return int(min(limits)) if limits else None
 
 
-def grid_shapes(space: SearchSpace, variant: Variant) -> list[StageShape]:
-    """Stages on grids: input widths along axis 0, output widths along axis 1, hidden widths along axis 2."""
-    stem = space.stem_of(variant)
-    widths = [stem.out_channels.values, *(stage.out_channels.values for stage in space.stages)]
-    stride = 2 if stem.kind == "focus" else stem.stride
-    size = (-(-space.image_size[0] // stride), -(-space.image_size[1] // stride))
-    shapes = []
-    for index, stage in enumerate(space.stages):
-        shape = StageShape(
-            family=space.family,
-            activation=space.activation,
-            in_channels=widths[index][:, None, None],
-            out_channels=widths[index + 1][None, :, None],
-            hidden_channels=(stage.hidden_channels.values[None, None, :],),
-            stride=stage.stride,
-            kernel_size=stage.kernel_sizes[0],
-            se=stage.se,
-            spp=stage.spp,
-            in_size=size,
-            name=f"stage{index + 1}",
-        )
-        shapes.append(shape)
-        size = shape.out_size
-    return shapes
-
-
 @dataclass(slots=True)
 class _Coster:
     """Costs of operator lists in the chosen metrics."""
@@ -248,16 +218,6 @@ class _Coster:
             )
 
 
-def stem_ops(space: SearchSpace, variant: Variant) -> list[Op]:
-    """The stem on a grid of widths along axis 1."""
-    stem = space.stem_of(variant)
-    widths = stem.out_channels.values
-    spec = Stem(stem.kind, stem.in_channels, int(widths[0]), stem.kernel_size, stem.stride)
-    if space.graph == "reference":
-        return lower_reference_stem(spec, space.image_size, widths[None, :, None])
-    return lower_stem(spec, space.activation, space.image_size, widths[None, :, None])
-
-
 def _stem_decision(space: SearchSpace, variant: Variant, coster: _Coster) -> Decision:
     stem = space.stem_of(variant)
     widths = stem.out_channels.values
@@ -309,7 +269,7 @@ def _stage_decision(space: SearchSpace, index: int, stage: StageSpace, shape: St
         for depth in stage.depth.values.tolist():
             ops = lower_grid(space, shape, kernel, depth)
             cost, allowed = _cost_at_depth(space, shape, kernel, depth, grid, coster, priced)
-            view = stage_view(index, levels, ops, _with_depth(shape, kernel, depth))
+            view = stage_view(index, levels, ops, with_depth(shape, kernel, depth))
             gain = _gain(coster.goal.score, view, grid, allowed + (base if depth else _only_first(base)))
             gain -= _penalty(space.regularisers, stage, ins, outs, hidden, depth)
             layers = int(np.max(num_layers(ops)))
@@ -356,16 +316,6 @@ def _penalty(
     return regularisers.penalty(stage.stride, ins, outs, hidden, depth)
 
 
-def _with_depth(shape: StageShape, kernel: int, depth: int) -> StageShape:
-    return replace(shape, kernel_size=kernel, hidden_channels=tuple(shape.hidden_channels[:1]) * depth)
-
-
-def lower_grid(space: SearchSpace, shape: StageShape, kernel: int, depth: int) -> list[Op]:
-    """A stage on its grid of widths, with a kernel and a number of units."""
-    lower = lower_reference_stage if space.graph == "reference" else lower_stage
-    return lower(_with_depth(shape, kernel, depth))
-
-
 def _cost_at_depth(
     space: SearchSpace,
     shape: StageShape,
@@ -393,24 +343,3 @@ def _tail(space: SearchSpace, variant: Variant, coster: _Coster) -> tuple[Floats
         return np.zeros((len(coster.metrics), *grid)), np.zeros(grid), None
     cost, allowed = coster.costs(lower_tail(space, variant), (len(third), len(fourth), len(fifth)))
     return cost, allowed, space.out_stages[0]
-
-
-def lower_tail(space: SearchSpace, variant: Variant) -> list[Op]:
-    """Neck and head on the grid of C3, C4, C5 widths (axes 0, 1, 2)."""
-    third, fourth, fifth = (space.stages[index - 1].out_channels.values for index in space.out_stages)
-    features = (third[:, None, None], fourth[None, :, None], fifth[None, None, :])
-    height, width = space.image_size
-    sizes = ((height // 8, width // 8), (height // 16, width // 16), (height // 32, width // 32))
-    setting = variant.neck
-    out_channels = setting.out_channels or features
-    neck = Neck(
-        setting.out_channels or (2, 2, 2),
-        setting.num_blocks,
-        setting.hidden_ratio,
-        space.activation,
-        setting.depthwise,
-        setting.fusion,
-        setting.extra_edges,
-    )
-    ops = lower_neck(neck, features, sizes, out_channels)
-    return ops + lower_head(variant.head, out_channels, sizes, space.activation)

@@ -147,6 +147,7 @@ class _State:
     def begin(
         cls, problem: ChainProblem, start: Steps, settings: Settings, name: str, evaluate: Evaluate | None
     ) -> _State:
+        """The state of a run that has only its start."""
         outs = np.array([[out for out, _ in start]])
         options = np.array([[option for _, option in start]])
         population = _evaluated(problem, outs, options, evaluate)

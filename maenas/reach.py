@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from maenas.chain import grid_shapes, lower_grid, lower_tail, stem_ops
+from maenas.grids import grid_shapes, lower_grid, lower_tail, stem_ops
 from maenas.lowering.op import Op
 from maenas.spaces import SearchSpace
 
