@@ -19,7 +19,7 @@ _UNITS: dict[str, dict[str, float]] = {
     | {f"{prefix}ib": 1024.0**power for power, prefix in enumerate("kmgt", start=1)},
 }
 METRICS = tuple(_UNITS)
-_AMOUNT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-zµ\u03bc]*)\s*", re.IGNORECASE)
+_AMOUNT = re.compile(r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?)\s*([a-zµ\u03bc]*)\s*", re.IGNORECASE)
 _EXAMPLE = {"latency_ms": "3.8ms", "params": "9M", "flops": "20G", "layers": "25", "memory_bytes": "8MB"}
 
 
@@ -67,6 +67,8 @@ def parse_amount(metric: str, text: str) -> float:
     if unit not in units:
         known = ", ".join(name or "(none)" for name in units)
         raise BudgetError(f"{metric} budget {text!r} has the unit {match[2] or '(none)'!r}; expected one of {known}")
+    if metric == "layers" and not number.is_integer():
+        raise BudgetError(f"layers budget {text!r} is not a whole number; expected e.g. {_EXAMPLE[metric]}")
     return Budget(metric, number * units[unit]).limit
 
 

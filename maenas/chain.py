@@ -22,7 +22,7 @@ from maenas.lowering.reference import (
     reference_macs,
     reference_params,
 )
-from maenas.scores import Score, StageView, levels_of, stage_view
+from maenas.scores import Score, StageView, failed_score, levels_of, stage_view
 from maenas.solver.problem import ChainProblem, Decision, Floats, Integers
 from maenas.space_parts import Regularisers, StageSpace, Variant
 from maenas.spaces import Choice, SearchSpace
@@ -71,17 +71,26 @@ def graph_flops(ops: Sequence[Op], graph: str) -> Channels:
 
 @dataclass(slots=True)
 class Coverage:
-    """Operators that the table lacks: per form, the (in, out) widths met while costs are made."""
+    """Operators the table lacks or only extrapolates: per form, the (in, out) widths met while costs are made."""
 
     missing: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
+    extrapolated: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
 
     def note(self, op: Op, status: Integers) -> None:
-        """Remember the grid entries of an operator that are missing."""
+        """Remember the grid entries of an operator that are missing or extrapolated."""
         ins, outs, count, code = np.broadcast_arrays(op.in_channels, op.out_channels, op.count, status)
-        chosen = (code == MISSING) & (count > 0)
-        pairs = set(zip(ins[chosen].tolist(), outs[chosen].tolist(), strict=True))
-        if pairs:
-            self.missing.setdefault(describe_form(op), set()).update(pairs)
+        for wanted, forms in ((MISSING, self.missing), (EXTRAPOLATED, self.extrapolated)):
+            chosen = (code == wanted) & (count > 0)
+            pairs = set(zip(ins[chosen].tolist(), outs[chosen].tolist(), strict=True))
+            if pairs:
+                forms.setdefault(describe_form(op), set()).update(pairs)
+
+
+def _listed(forms: dict[str, set[tuple[int, int]]]) -> str:
+    """The forms with the most widths, and how many more there are."""
+    counts = sorted(((form, len(pairs)) for form, pairs in forms.items()), key=lambda item: -item[1])
+    shown = "; ".join(f"{form} ({number} widths)" for form, number in counts[:4])
+    return shown + (f"; and {len(counts) - 4} more" if len(counts) > 4 else "")
 
 
 def describe_form(op: Op) -> str:
@@ -115,7 +124,10 @@ def build_chain(space: SearchSpace, variant: Variant, goal: Goal) -> ChainProble
     for index, decision in enumerate(decisions):
         if not np.isfinite(decision.gain).any():
             place = "stem" if index == 0 else f"stages[{index - 1}]"
+            coster.check_range(place)
             raise SpaceError(f"space {space.name}: {place} has no allowed option (ratios, growths, memory and table)")
+    if not np.isfinite(tail_gain).any():
+        coster.check_range("neck and head")
     fixed = coster.fixed_cost()
     most = fixed + tail_cost.max(axis=(1, 2, 3)) + sum(each.cost.max(axis=(1, 2, 3)) for each in decisions)
     limits = [goal.limit(metric) for metric in metrics]
@@ -191,7 +203,7 @@ class _Coster:
                 continue  # the reference's latency is that of its convolutions
             found = table.op_latency(op)
             count, status = np.asarray(op.count), np.asarray(found.status)
-            if status.max() >= MISSING:
+            if status.max() >= EXTRAPOLATED:
                 self.coverage.note(op, status)
             barred = status == MISSING if self.goal.extrapolate else status >= EXTRAPOLATED
             if barred.any():
@@ -205,16 +217,28 @@ class _Coster:
         Raises:
             LatencyTableError: Naming the forms and how many widths of each are missing.
         """
-        if self.coverage.missing:
+        missing = self.coverage.missing
+        if missing:
             assert self.goal.table is not None
-            counts = {form: len(pairs) for form, pairs in self.coverage.missing.items()}
-            forms = sorted(counts.items(), key=lambda item: -item[1])
-            shown = "; ".join(f"{form} ({number} widths)" for form, number in forms[:4])
-            more = f"; and {len(forms) - 4} more" if len(forms) > 4 else ""
-            total = sum(counts.values())
+            total = sum(len(pairs) for pairs in missing.values())
             raise LatencyTableError(
-                f"table {self.goal.table.name} lacks {total} operators of {len(forms)} forms that space "
-                f"{self.space.name} needs: {shown}{more}"
+                f"table {self.goal.table.name} lacks {total} operators of {len(missing)} forms that space "
+                f"{self.space.name} needs: {_listed(missing)}"
+            )
+
+    def check_range(self, place: str) -> None:
+        """Say that a part of the space is empty because of the table's range, if it is.
+
+        Raises:
+            LatencyTableError: Naming the forms outside the range and how many widths of each.
+        """
+        outside = self.coverage.extrapolated
+        if outside and not self.goal.extrapolate:
+            assert self.goal.table is not None
+            total = sum(len(pairs) for pairs in outside.values())
+            raise LatencyTableError(
+                f"space {self.space.name}: {place} has no option within the range of table {self.goal.table.name}; "
+                f"{total} operators lie outside: {_listed(outside)}; --allow-extrapolation uses them, flagged"
             )
 
 
@@ -247,8 +271,10 @@ def _gain(score: Score, view: StageView, shape: tuple[int, ...], allowed: Floats
     assert score.stage_score is not None
     try:
         value = np.broadcast_to(np.asarray(score.stage_score(view), dtype=np.float64), shape)
-    except (TypeError, ValueError) as error:
-        raise ScoreError(f"score {score.name} gave no numbers of shape {shape} ({error})") from error
+    except ScoreError:
+        raise
+    except Exception as error:
+        raise failed_score(score.name, error) from error
     wrong = np.isfinite(allowed) & ~np.isfinite(value)
     if wrong.any():
         place = "the stem" if view.index == 0 else f"stage {view.index}"

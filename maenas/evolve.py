@@ -219,10 +219,10 @@ def _fingerprint(problem: ChainProblem, settings: Settings, name: str) -> str:
     arrays: list[Floats | Integers] = [problem.limits, problem.fixed_cost, problem.tail_cost, problem.tail_gain]
     for decision in problem.decisions:
         arrays += [decision.gain, decision.cost]
-        arrays += [decision.out_channels, decision.hidden, decision.depth, decision.layers]
+        arrays += [decision.out_channels, decision.hidden, decision.kernel, decision.depth, decision.layers]
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
-    digest.update(f"{problem.metrics} {problem.max_layers}".encode())
+    digest.update(f"{problem.metrics} {problem.max_layers} {problem.tap}".encode())
     return digest.hexdigest()[:12]
 
 

@@ -33,7 +33,8 @@ def nearest_published(request: Request) -> tuple[str, Candidate] | None:
     candidates = published_candidates(request.goal, request.space.family, request.space.graph)
     if not candidates:
         return None
-    budget = request.goal.budgets[0]
+    budgets = request.goal.budgets
+    budget = next((each for each in budgets if each.metric == "latency_ms"), budgets[0])
 
     def distance(name: str) -> float:
         candidate = candidates[name]

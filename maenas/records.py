@@ -103,7 +103,10 @@ def _convert(hint: Any, value: object, source: str, error: type[MaenasError], wh
     fits = numeric if hint is float else type(value) is hint
     if not fits:
         raise error(f"{source}: {where} is {shown(value)}; expected {_EXPECTED[hint]}")
-    return hint(value)
+    try:
+        return hint(value)
+    except OverflowError:
+        raise error(f"{source}: {where} is {shown(value)}; expected a number that fits a float") from None
 
 
 def _convert_tuple(

@@ -43,7 +43,15 @@ def user_table_folder() -> Path:
     """
     chosen = os.environ.get("MAENAS_TABLES")
     if chosen:
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     data_home = os.environ.get("XDG_DATA_HOME")
-    base = Path(data_home) if data_home and Path(data_home).is_absolute() else Path.home() / ".local" / "share"
+    base = Path(data_home) if data_home and Path(data_home).is_absolute() else expanded("~/.local/share")
     return base / "maenas" / "latency_tables"
+
+
+def expanded(path: str) -> Path:
+    """A path with `~` replaced; as written where there is no home folder (a container's user, say)."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)

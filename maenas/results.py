@@ -19,6 +19,9 @@ SEARCH_FILE = "search.json"
 STRUCTURE_FILE = "structure.json"
 FRONT_FILE = "front.json"
 
+_OWN_NAME = re.compile(r"\d{2,}-[0-9a-f]{12}\.json")
+"""Names of the shortlist's structures; other files in that folder are the user's."""
+
 
 def default_run_dir(request: Request) -> Path:
     """`runs/search/<space>-<device>-<budgets>-...`: the same question always goes to the same folder."""
@@ -40,6 +43,10 @@ def default_run_dir(request: Request) -> Path:
     )
     parts += [f"{value}" for value, default in zip(settings, usual, strict=True) if value != default]
     parts.append(f"{height}x{width}" if height != width else f"{height}")
+    if request.goal.extrapolate and request.space.graph == "deployed":
+        parts.append("extrapolated")
+    if request.solver == "evolution":
+        parts.append(f"seed{request.settings.seed}-{request.settings.num_candidates}")
     return Path("runs") / "search" / re.sub(r"[^A-Za-z0-9.+-]+", "_", "-".join(parts))
 
 
@@ -151,12 +158,16 @@ def claim_run_dir(run_dir: Path, asked: dict[str, Any], *, force: bool, record: 
     occupied = any((run_dir / name).exists() for name in (STRUCTURE_FILE, SEARCH_FILE, FRONT_FILE))
     if force or not occupied:
         return
-    try:
-        held = json.loads(previous.read_text(encoding="utf-8")).get("request")
-    except (OSError, ValueError, AttributeError):
-        held = None
-    if held != asked:
+    if _held_request(previous) != asked:
         raise OutputError(f"{run_dir}: holds the result of another search; choose another --out, or add --force")
+
+
+def _held_request(record: Path) -> object:
+    """The question that a record file answers; None if there is no such file or it is something else."""
+    try:
+        return json.loads(record.read_text(encoding="utf-8")).get("request")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def write_run(result: SearchResult, run_dir: Path) -> None:
@@ -167,12 +178,15 @@ def write_run(result: SearchResult, run_dir: Path) -> None:
     """
     folder = run_dir / "shortlist"
     make_folder(folder)
+    if _held_request(run_dir / SEARCH_FILE) != request_record(result.request):
+        # Of another question: it must not stand beside this one's files if the writing is interrupted.
+        (run_dir / SEARCH_FILE).unlink(missing_ok=True)
     names = []
     for rank, candidate in enumerate(result.shortlist, start=1):
         names.append(f"{rank:02d}-{candidate.structure.digest}.json")
         save_structure(candidate.structure, folder / names[-1])
     for stale in folder.glob("*.json"):
-        if stale.name not in names:
+        if _OWN_NAME.fullmatch(stale.name) and stale.name not in names:
             stale.unlink()
     write_text_atomically(run_dir / "shortlist.csv", _shortlist_csv(result))
     save_structure(result.best.structure, run_dir / STRUCTURE_FILE)

@@ -99,13 +99,24 @@ class Score:
             else:
                 assert self.structure_score is not None
                 value = float(self.structure_score(structure))
-        except TypeError as error:
-            raise ScoreError(f"score {self.name} gave no number ({error}); expected a finite number") from error
+        except ScoreError:
+            raise
+        except Exception as error:
+            raise failed_score(self.name, error) from error
         if not math.isfinite(value):
             raise ScoreError(
                 f"score {self.name} gave {value} for structure {structure.digest}; expected a finite number"
             )
         return value
+
+
+def failed_score(name: str, error: Exception) -> ScoreError:
+    """The error to raise when a score function did: what it raised, and where."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})"
+    return ScoreError(f"score {name} raised {type(error).__name__}: {error}{where}; expected a finite number")
 
 
 def separable(function: F) -> F:
@@ -322,8 +333,9 @@ def _user_score(name: str) -> Score:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, ValueError, TypeError) as error:
-        raise ScoreError(f"score {name!r}: module {module_name!r} cannot be imported ({error})") from error
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ScoreError(f"score {name!r}: module {module_name!r} cannot be imported ({reason})") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ScoreError(f"score {name!r}: {module_name} has no function {function_name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import nullcontext
@@ -294,7 +295,7 @@ def _evolve(
         return evolve(problem, path, settings, checkpoint=checkpoint, progress=progress)
     workers = request.workers
     pool: ProcessPoolExecutor | nullcontext[None]
-    pool = ProcessPoolExecutor(workers) if workers > 1 else nullcontext()
+    pool = _workers(workers) if workers > 1 else nullcontext()
     with pool as executor:
         return evolve(
             problem,
@@ -305,6 +306,11 @@ def _evolve(
             checkpoint=checkpoint,
             progress=progress,
         )
+
+
+def _workers(count: int) -> ProcessPoolExecutor:
+    """Processes that leave an interruption to their parent."""
+    return ProcessPoolExecutor(count, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
 
 
 def _evaluator(

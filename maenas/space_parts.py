@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,8 @@ from maenas.records import require
 from maenas.structure import Head, Stem
 
 Integers = NDArray[np.int64]
+MAX_WEIGHT = 1e6
+"""Largest weight of a penalty or of a level; far above any use, far below what rounding could not carry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Range:
     @classmethod
     def from_scalar(cls, value: float) -> Range:
         """A fixed value; anything but a whole number is refused."""
-        if not math.isfinite(value) or value != int(value):
+        if isinstance(value, float) and not value.is_integer():
             raise ValueError(f"{value} is not a whole number")
         return cls(int(value), int(value))
 
@@ -136,8 +137,8 @@ class Regularisers:
     def __post_init__(self) -> None:
         for name in ("depth", "growth", "hidden"):
             value = getattr(self, name)
-            require(0 <= value < math.inf, name, value, "a number of at least 0")
-        require(self.hidden_target > 0, "hidden_target", self.hidden_target, "a number above 0")
+            require(0 <= value <= MAX_WEIGHT, name, value, f"a number from 0 to {MAX_WEIGHT:g}")
+        require(0 < self.hidden_target <= 64, "hidden_target", self.hidden_target, "a number above 0, at most 64")
 
     def penalty(
         self, stride: int, in_channels: Integers, out_channels: Integers, hidden: Integers, depth: int

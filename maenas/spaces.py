@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from maenas.lowering.backbone import stage_shapes
 from maenas.records import build, require, shown
 from maenas.resources import data_folder
 from maenas.scores import GRAPHS, MADNAS_WEIGHTS, levels_of
-from maenas.space_parts import Regularisers, StageSpace, StemSpace, Variant
+from maenas.space_parts import MAX_WEIGHT, Regularisers, StageSpace, StemSpace, Variant
 from maenas.structure import ACTIVATIONS, FAMILIES, Backbone, Neck, Stage, Stem, Structure
 
 SCHEMA_VERSION = 1
@@ -82,8 +81,8 @@ class SearchSpace:
         num_levels = levels_of(tuple(stage.stride for stage in self.stages))[-1] + 1
         fits = len(self.score_weights) == num_levels
         require(fits, "score_weights", list(self.score_weights), f"{num_levels} numbers, one per level")
-        finite = all(math.isfinite(weight) for weight in self.score_weights)
-        require(finite, "score_weights", list(self.score_weights), "finite numbers")
+        bounded = all(abs(weight) <= MAX_WEIGHT for weight in self.score_weights)
+        require(bounded, "score_weights", list(self.score_weights), f"finite numbers of at most {MAX_WEIGHT:g}")
         third = self.out_stages[2] == len(self.stages) and self.out_stages[1] == len(self.stages) - 1
         require(third, "out_stages", list(self.out_stages), "the last two stages and an earlier one")
         for index, variant in enumerate(self.variants):

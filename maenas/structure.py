@@ -249,6 +249,8 @@ class Structure:
     head: Head
 
     def __post_init__(self) -> None:
+        plain = self.name.isprintable() and len(self.name) <= 200
+        require(plain, "name", self.name, "at most 200 printable characters")
         for index, side in enumerate(self.image_size):
             fits = 32 <= side <= 8192 and side % 32 == 0
             require(fits, f"image_size[{index}]", side, "a multiple of 32 from 32 to 8192")

@@ -23,7 +23,7 @@ from search_cases import (
 
 from maenas.budgets import Budget
 from maenas.chain import Goal, build_chain, choice_of
-from maenas.errors import BudgetError, LatencyTableError, SpaceError
+from maenas.errors import BudgetError, LatencyTableError
 from maenas.latency.predict import predict
 from maenas.latency.table import load_table
 from maenas.lowering.backbone import lower_backbone
@@ -317,8 +317,10 @@ def test_operators_outside_the_range_are_left_out_unless_allowed(small_space, tm
 
 def test_nothing_within_the_range_is_an_error(small_space, tmp_path):
     limited = made_table(tmp_path / "narrow", valid_range={"out_channels": [1, 4]})
-    with pytest.raises(SpaceError, match=r"space tiny-res: stem has no allowed option \(.*table\)"):
+    wanted = r"space tiny-res: stem has no option within the range of table narrow; \d+ operators lie outside: conv"
+    with pytest.raises(LatencyTableError, match=wanted + ".*--allow-extrapolation uses them, flagged"):
         build_chain(small_space, small_space.variant(), latency_goal(limited))
+    build_chain(small_space, small_space.variant(), latency_goal(limited, extrapolate=True))
 
 
 # Operators a space can reach

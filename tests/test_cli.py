@@ -667,3 +667,86 @@ def test_an_official_file_can_be_explained(maenas, table):
     code, out, _ = maenas("explain", OFFICIAL / "t.v1.list.txt", "--device", table, "--json", "--scope", "backbone")
     assert code == 0
     assert json.loads(out)["name"] == "t.v1.list"
+
+
+# Found by trying to break it
+
+
+def test_the_users_own_files_in_the_shortlist_folder_stay(maenas, tiny, here):
+    assert maenas(*tiny, "--out", "run")[0] == 0
+    mine = here / "run" / "shortlist" / "mine.json"
+    mine.write_text("mine")
+    (here / "run" / "shortlist" / "09-0123456789ab.json").write_text("stale")
+    assert maenas(*tiny, "--out", "run")[0] == 0
+    assert mine.read_text() == "mine"
+    assert not (here / "run" / "shortlist" / "09-0123456789ab.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def f(structure):\n    return 1 / 0", "raised ZeroDivisionError: division by zero (failing_score.py:2)"),
+        ("def f(structure):\n    return None", "raised TypeError"),
+        ("def f(structure):\n    return 'text'", "raised ValueError"),
+        ("raise SystemExit(3)", "cannot be imported (SystemExit: 3)"),
+        ("def f(:", "cannot be imported (SyntaxError"),
+    ],
+)
+def test_a_score_that_fails_is_one_line(refused, tiny, here, monkeypatch, body, message):
+    (here / "failing_score.py").write_text(body)
+    monkeypatch.delitem(sys.modules, "failing_score", raising=False)
+    monkeypatch.syspath_prepend(here)
+    assert message in refused(*tiny, "--score", "failing_score:f", "--candidates", "50", "--out", "new")
+
+
+def test_huge_numbers_in_a_space_are_named(refused, tmp_path):
+    path = tmp_path / "space.yaml"
+    for field, value in (
+        ("max_layers", -(10**400)),
+        ("image_size", [10**400, 32]),
+        ("score_weights", [0, 0, 1, 1, 1e308]),
+    ):
+        write_space(tmp_path, content_of("res") | {field: value})
+        assert field in refused("search", "--space", path, "--max-params", "1G")
+
+
+def test_a_name_with_markup_is_printed_as_it_is(maenas, tmp_path, table):
+    save_structure(replace(load_published("damo-yolo-s"), name="[red]x[/red] [/foo]"), tmp_path / "odd.json")
+    code, out, err = maenas("explain", tmp_path / "odd.json", "--device", table)
+    assert (code, err) == (0, "")
+    assert "[red]x[/red] [/foo]" in out
+
+
+def test_a_name_that_cannot_be_printed_is_refused():
+    with pytest.raises(ValueError, match=r"name is .*; expected at most 200 printable characters"):
+        replace(load_published("damo-yolo-s"), name="\ud800")
+
+
+def test_a_full_disk_behind_standard_output_is_one_line(tiny, here):
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    command = [sys.executable, "-m", "maenas", *map(str, tiny), "--json", "--out", "run"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, cwd=here, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("maenas: error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_no_home_folder_is_no_crash(here):
+    environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_DATA_HOME")}
+    environment |= {"PYTHONPATH": str(ROOT), "MAENAS_TABLES": "~nobody-of-that-name/tables"}
+    command = [sys.executable, "-m", "maenas", "table", "list"]
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert T4 in done.stdout
+
+
+def test_importing_a_folder_says_what_to_give(refused, here):
+    (here / "library").mkdir()
+    (here / "library" / "conv_data.out").write_text("")
+    message = refused("table", "import", "library", "--format", "tinynas", "--name", "x", "--out", "tables")
+    assert "is a folder; expected a library file, such as one of conv_data.out" in message

@@ -273,7 +273,7 @@ def test_rows_that_differ_only_in_what_is_ignored_must_agree(tmp_path):
         ({"date": "yesterday"}, "date is .*; expected a date YYYY-MM-DD"),
         ({"fixed_ms": -1}, "fixed_ms is -1; expected a finite number, 0 or more"),
         ({"fixed_ms": math.nan}, "fixed_ms is NaN; expected a finite number"),
-        ({"scale": 0}, "scale is 0; expected a finite number above 0"),
+        ({"scale": 0}, "scale is 0; expected a number above 0"),
         ({"uncertainty": {"how": "?"}}, "uncertainty.relative is missing; expected a finite number"),
         ({"uncertainty": 0.1}, "uncertainty is 0.1; expected an object"),
         ({"predictor": {"kind": "rows", "coefficients": {"a": "1"}, "valid_range": {}}}, "predictor.coefficients is"),

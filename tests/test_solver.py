@@ -149,3 +149,28 @@ def test_front_that_starts_inside_begins_with_the_optimum_there():
 def test_a_front_out_of_reach_is_infeasible():
     problem = solvable_problem()
     assert isinstance(front(problem, 1e-9, 2e-9), Infeasible)
+
+
+def awkward_problem(seed: int):
+    """Rounded and negative gains, wide duality gaps: best paths far below the bound."""
+    rng = np.random.default_rng(seed)
+    problem = random_problem(int(rng.integers(0, 3000)))
+    decisions = []
+    for decision in problem.decisions:
+        gain = np.round(rng.normal(0, 1, decision.gain.shape), 3)
+        decisions.append(replace(decision, gain=np.where(np.isfinite(decision.gain), gain, -np.inf)))
+    return replace(problem, decisions=tuple(decisions))
+
+
+def test_the_solver_ends_where_rounding_would_keep_it_between_two_thresholds():
+    # bound - (bound - best) may exceed best by one rounding; the next threshold must be the best itself.
+    checked = 0
+    for seed in range(400):
+        problem = awkward_problem(seed)
+        expected, answer = brute_force(problem), solve(problem)
+        assert isinstance(answer, Solved) == (expected is not None)
+        if isinstance(answer, Solved):
+            assert answer.solution.objective == pytest.approx(expected.objective, abs=1e-9)
+            assert answer.certificate.passes < 60
+            checked += 1
+    assert checked > 100

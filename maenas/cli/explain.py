@@ -82,7 +82,8 @@ def _print(explanation: Explanation, table: LatencyTable, *, all_layers: bool) -
     out.print(stage_table(explanation.candidate.structure))
     out.print(
         f"{prediction.latency_ms:.3f} +- {prediction.sigma_ms:.3f} ms on {table.name} "
-        f"({table.provenance}, hash {table.table_hash})"
+        f"({table.provenance}, hash {table.table_hash})",
+        markup=False,
     )
     groups = _shares_table("by part")
     for group in explanation.groups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from maenas.cli.question import add_goal_arguments, add_space_arguments, request_from
 
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.out) if arguments.out else Path("runs") / "front" / default_run_dir(request).name
     asked = {**request_record(request), "from_ms": low, "to_ms": high}
     claim_run_dir(folder, asked, force=arguments.force, record=FRONT_FILE)
-    with Progress(console=Console(stderr=True), transient=True) as bars:
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
         task = bars.add_task("front", total=1.0)
         points = search_front(request, low, high, lambda fraction: bars.update(task, completed=fraction))
     write_text_atomically(folder / "front.csv", front_csv(points))

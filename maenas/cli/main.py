@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
     except MaenasError as error:
         print(f"maenas: error: {error}", file=sys.stderr)
         return 2
@@ -37,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, a pager) has gone: nothing to say, and nothing more to flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (OSError, MemoryError) as error:
+        # A full disk, a closed descriptor: nothing a traceback would explain better.
+        print(f"maenas: error: {error or type(error).__name__}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("maenas: interrupted; finished files are whole, unfinished ones were not written", file=sys.stderr)
         return 130

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from maenas.budgets import format_amount
@@ -26,7 +27,9 @@ def stage_table(structure: Structure) -> Table:
     """The backbone stage by stage, then neck and head."""
     backbone, neck, head = structure.backbone, structure.neck, structure.head
     height, width = structure.image_size
-    table = Table(title=f"{structure.name}  (digest {structure.digest}, {height}x{width})", title_justify="left")
+    table = Table(
+        title=f"{escape(structure.name)}  (digest {structure.digest}, {height}x{width})", title_justify="left"
+    )
     for heading in ("part", "kind", "in", "out", "hidden", "units", "kernel", "stride", "map"):
         table.add_column(heading, justify="left" if heading in ("part", "kind") else "right")
     stem = backbone.stem
@@ -139,10 +142,10 @@ def print_search(result: SearchResult, run_dir: Path, *, seconds: float) -> None
         columns[f"{nearest[0]} (same model)"] = nearest[1]
     out.print(figures_table(columns))
     for line in (*_latency_lines(result), _budget_line(result.request), _proof_line(result)):
-        out.print(line)
+        out.print(line, markup=False)
     if len(result.shortlist) > 1:
         out.print(shortlist_table(result.shortlist))
-    out.print(f"written: {run_dir}/structure.json, search.json, shortlist.csv, shortlist/")
+    out.print(f"written: {run_dir}/structure.json, search.json, shortlist.csv, shortlist/", markup=False)
     Console(stderr=True, highlight=False).print(f"searched in {seconds:.2f} s", style="dim")
 
 

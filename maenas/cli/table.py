@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 HELP = "list, show, validate, import and calibrate latency tables"
 EXAMPLE = "maenas table show t4"
@@ -125,7 +126,7 @@ def _import(arguments: argparse.Namespace) -> int:
     from maenas.resources import user_table_folder
 
     target = Path(arguments.out) if arguments.out else user_table_folder()
-    with Progress(console=Console(stderr=True), transient=True) as bars:
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
         task = bars.add_task("evaluating", total=1.0)
         folder = import_tinynas(
             arguments.file,

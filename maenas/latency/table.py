@@ -27,7 +27,7 @@ from maenas.latency.table_header import HEADER_FILE, RANGES, RAW_FILE, ROWS_FILE
 from maenas.latency.table_rows import TableRows, parse_rows
 from maenas.latency.uncertainty import relative_sigma
 from maenas.lowering.op import Op, Real
-from maenas.resources import data_folder, user_table_folder
+from maenas.resources import data_folder, expanded, user_table_folder
 
 if TYPE_CHECKING:
     from maenas.latency.tinynas import TinyNasPredictor
@@ -231,7 +231,7 @@ def load_table(name_or_path: str | Path) -> LatencyTable:
         raise LatencyTableError(f"latency table {text!r} is ambiguous: {places}; give the folder's path")
     if matches:
         return load_folder(matches[0].folder, matches[0].name)
-    folder = Path(text).expanduser()
+    folder = expanded(text)
     if is_path or (folder / HEADER_FILE).is_file():
         return load_folder(folder, folder.resolve().name)
     names = sorted({name for entry in entries for name in (entry.name, *entry.aliases)}, key=str.lower)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +15,8 @@ from maenas.latency.uncertainty import FITTED_SIZES
 from maenas.lowering.op import Op
 
 SCHEMA_VERSION = 1
+LARGEST = 1e12
+"""Beyond this a number in a header is a mistake, and sums would lose their digits."""
 HEADER_FILE, ROWS_FILE, RAW_FILE = "table.json", "rows.csv", "raw.csv"
 NAME_FORM = "a plain name of letters, digits, '.', '_' and '-'"
 
@@ -44,7 +45,7 @@ def is_name(value: Any) -> bool:  # noqa: ANN401
 
 
 def _is_number(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 def _is_count(value: Any) -> bool:  # noqa: ANN401
@@ -89,7 +90,7 @@ _HEADER: dict[str, _Check] = {
     "date": (lambda v: _is_text(v) and re.fullmatch(r"\d{4}-\d\d-\d\d", v) is not None, "a date YYYY-MM-DD"),
     "fixed_ms": _AMOUNT,
     "fixed_sigma_ms": _AMOUNT,
-    "scale": (lambda v: _is_number(v) and v > 0, "a finite number above 0"),
+    "scale": (lambda v: _is_number(v) and 0 < v <= 1e6, "a number above 0, at most 1000000"),
     "uncertainty": _OBJECT,
     "uncertainty.relative": _AMOUNT,
     "uncertainty.how": _TEXT,

@@ -24,6 +24,8 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 FAILED = -1.0
+LARGEST = 65_536
+"""Largest size of a line; beyond it a number is a mistake."""
 """Milliseconds of a setting that could not be measured."""
 
 CSV_FIELDS = ("conv_type", "batch", "in_c", "in_h", "in_w", "out_c", "kernel", "stride", "fused", "latency_ms")
@@ -100,6 +102,8 @@ def read_library(file: Path | str, *, keep_order: bool = False) -> TinyNasLibrar
         LatencyTableError: Names the file, and for a malformed line its number, its text and what was expected.
     """
     path = Path(file)
+    if path.is_dir():
+        raise LatencyTableError(f"{path}: is a folder; expected a library file, such as one of {_some_files(path)}")
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
@@ -159,6 +163,11 @@ def _parse_csv(path: Path, lines: Sequence[str]) -> list[_Row]:
     return rows
 
 
+def _some_files(folder: Path) -> str:
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    return ", ".join(names[:3]) or "(none in there)"
+
+
 def _row(path: Path, number: int, line: str, cells: Sequence[str]) -> _Row:
     if cells[0] not in _CONV_TYPES:
         raise _bad_line(path, number, line, f"the type to be one of {', '.join(_CONV_TYPES)}")
@@ -169,6 +178,8 @@ def _row(path: Path, number: int, line: str, cells: Sequence[str]) -> _Row:
         raise _bad_line(path, number, line, "whole numbers followed by milliseconds") from None
     if min(batch, in_c, height, out_c, kernel, stride) < 1 or fused not in (0, 1):
         raise _bad_line(path, number, line, "positive sizes, and fused 0 or 1")
+    if max(batch, in_c, height, width, out_c, kernel, stride) > LARGEST:
+        raise _bad_line(path, number, line, f"sizes of at most {LARGEST}")
     if height != width:
         raise _bad_line(path, number, line, "a square map, in_h equal to in_w")
     if not (0 < ms < np.inf or ms == FAILED):

@@ -111,18 +111,23 @@ def _label_passes(
     """Widen the window below the bound until the best path found proves that nothing better was dropped."""
     passes = 0
     exhaustive = False
+    threshold = max(floor, bound - window)
     while True:
         passes += 1
-        threshold = max(floor, -np.inf if exhaustive else bound - window)
         found = sweep(relaxation, threshold, () if exhaustive else values, cheapest)
         best = float(np.max(found.finals.objective)) if len(found.finals) else -np.inf
         if is_proven(best, threshold):
             return _accept(relaxation, values, cheapest, bound, found, passes)
         if exhaustive or threshold == floor > -np.inf:
             return _infeasible(relaxation, smallest, cheapest, fewest)
-        # Accepting a non-empty pass below the threshold would be wrong: better paths may have been dropped.
-        window = bound - best if np.isfinite(best) else max(2.0 * window, 1e-9 * (1.0 + abs(bound)))
+        # Accepting a non-empty pass below its threshold would be wrong: better paths may have been dropped. The next
+        # threshold is that path's own objective, not bound - (bound - best), which rounding can put above it for ever.
+        if np.isfinite(best):
+            threshold = max(floor, best)
+            continue
+        window = max(2.0 * window, 1e-9 * (1.0 + abs(bound)))
         exhaustive = window > 1e3 * (1.0 + abs(bound))
+        threshold = max(floor, -np.inf if exhaustive else bound - window)
 
 
 def is_proven(best: float, threshold: float) -> bool:
