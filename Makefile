@@ -1,6 +1,6 @@
 # Needs Python 3.11 or newer (with venv), make and a package index; everything else goes into $(VENV).
 #   make demo      a certified search for a T4 at 3.8 ms, then where its milliseconds go
-#   make test      the whole test suite, slow tests included
+#   make test      the whole test suite, slow tests included (installs torch)
 #   make lint      formatting, lint and types
 #   make clean     remove what these targets made
 
@@ -41,5 +41,5 @@ $(VENV)/.stamp-core: pyproject.toml | $(VENV)/.stamp-venv
 	touch $@
 
 $(VENV)/.stamp-dev: pyproject.toml | $(VENV)/.stamp-venv
-	$(INSTALL) '.[dev]'
+	$(INSTALL) '.[dev,detector]'
 	touch $@ $(VENV)/.stamp-core
