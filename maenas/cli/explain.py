@@ -62,7 +62,7 @@ def _record(explanation: Explanation, table: LatencyTable) -> dict[str, Any]:
         "fixed_ms": prediction.fixed_ms,
         **table_record(table),
         "groups": [dataclasses.asdict(group) for group in explanation.groups],
-        "layers": [dataclasses.asdict(layer) for layer in explanation.layers],
+        "ops": [dataclasses.asdict(layer) for layer in explanation.layers],
         "trades": [
             {
                 "latency_budget_ms": trade.latency_ms,
