@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maenas.errors import OutputError
+from maenas.files import write_bytes_atomically
 from maenas.structure import Structure, structure_from_dict
 
 from .errors import CheckpointError
@@ -108,20 +108,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: metrics and provenance must be plain JSON ({error})") from error
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in checkpoint.weights.items()}
-    _write(path, save(tensors, metadata={METADATA_KEY: text}))
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_bytes_atomically(path, save(tensors, metadata={METADATA_KEY: text}))
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

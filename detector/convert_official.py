@@ -6,15 +6,16 @@ Names inside published models are confirmed against their key lists. Those of pa
 
 from __future__ import annotations
 
-import os
+import io
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from maenas.errors import OutputError
+from maenas.files import write_bytes_atomically
 from maenas.structure import Structure
 
 from .errors import CheckpointError
@@ -277,15 +278,9 @@ def save_official(model: Detector, path: str | Path) -> None:
     """
     path = Path(path)
     state = {key: value.detach().cpu() for key, value in to_official(model).items()}
+    content = io.BytesIO()
+    torch.save({"model": state}, content)
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                torch.save({"model": state}, stream)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from error
+        write_bytes_atomically(path, content.getvalue())
+    except OutputError as error:
+        raise CheckpointError(str(error)) from error

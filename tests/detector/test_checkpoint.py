@@ -13,6 +13,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 from detector.checkpoint import METADATA_KEY, Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
 from detector.errors import CheckpointError  # noqa: E402
 from detector.model import Detector  # noqa: E402
+from maenas import files  # noqa: E402
 from maenas.errors import OutputError, StructureError  # noqa: E402
 from maenas.published import load_published  # noqa: E402
 
@@ -128,10 +129,10 @@ def test_records_must_be_plain(checkpoint, tmp_path):
 def test_a_failed_write_keeps_the_old_file(checkpoint, saved, monkeypatch):
     before = saved.read_bytes()
 
-    def full(self, target):
+    def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(saved), "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(OutputError, match="No space left"):
         save_checkpoint(checkpoint, saved)
     assert saved.read_bytes() == before
