@@ -58,7 +58,7 @@ class Checkpoint:
         Raises:
             CheckpointError: The weights do not fit the structure; every key that does not is named.
         """
-        model = Detector(self.structure)
+        model = Detector(self.structure, class_names=self.class_names)
         check_weights(model, self.weights, source="checkpoint")
         model.load_state_dict(dict(self.weights))
         return model.eval()

@@ -11,3 +11,11 @@ class CheckpointError(MaenasError, ValueError):
 
 class InputError(MaenasError, ValueError):
     """Images or feature maps that a network cannot take."""
+
+
+class ExportError(MaenasError, ValueError):
+    """An exported file that cannot be made, read, or trusted to compute what the network does."""
+
+
+class MissingExtraError(MaenasError, ImportError):
+    """A package of an optional extra that is not installed."""

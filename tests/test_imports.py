@@ -116,8 +116,6 @@ def test_only_the_bridge_imports_detector():
 
 
 def test_the_bridge_imports_inside_functions():
-    if not BRIDGE.exists():
-        pytest.skip("maenas/cli/detector.py is not there yet")
     tree = ast.parse(BRIDGE.read_text(encoding="utf-8"))
     inside = {
         id(node)
@@ -134,8 +132,30 @@ def test_packages_import_neither_tests_nor_experiments():
     assert not violations(sources("maenas", "detector"), ["tests", "experiments"])
 
 
-def test_the_package_roots_import_nothing():
-    assert not [name for name in ("maenas", "detector") if imports(ROOT / name / "__init__.py")]
+@pytest.mark.parametrize("package", ["maenas", "detector"])
+def test_the_package_roots_load_the_standard_library_only(package: str, tmp_path: Path):
+    script = f"""
+import sys
+
+before = set(sys.modules)
+import {package}
+
+names = set(sys.modules) - before
+print(",".join(sorted(n for n in names if n.partition(".")[0] not in sys.stdlib_module_names and n != "{package}")))
+"""
+    assert fresh_interpreter(script, [], tmp_path) == []
+
+
+def test_every_name_that_the_detector_package_offers_exists():
+    pytest.importorskip("torch")
+    import detector
+
+    for name in detector.__all__:
+        value = getattr(detector, name)
+        assert value.__name__ == name and value.__module__.startswith("detector.")
+        assert name in dir(detector)
+    with pytest.raises(AttributeError, match="no attribute 'Detectr'"):
+        detector.Detectr  # noqa: B018
 
 
 def test_the_structure_format_loads_the_standard_library_only(tmp_path: Path):

@@ -1,0 +1,36 @@
+"""The only way from the command line into the bundled package `detector`: loaded late, and checked to be ours."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from maenas.errors import MaenasError
+
+
+class BundleError(MaenasError, ImportError):
+    """The package `detector` that Python finds is not the bundled one, or its requirements are not installed."""
+
+
+def bundled(module: str) -> ModuleType:
+    """Import `detector.<module>`.
+
+    Raises:
+        BundleError: Another package of that name hides ours, or torch and its companions are missing.
+    """
+    try:
+        package = importlib.import_module("detector")
+        if getattr(package, "__bundled_by__", None) != "maenas":
+            place = getattr(package, "__file__", None) or "an unknown place"
+            raise BundleError(
+                f"the package detector found at {place} is not the one of maenas; "
+                "rename that file or use a clean environment"
+            )
+        return importlib.import_module(f"detector.{module}")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "detector", "maenas"):
+            raise
+        raise BundleError(
+            f"this needs the package {missing}; install it with: pip install 'maenas[detector]'"
+        ) from error
