@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from maenas.errors import MaenasError
+from maenas.errors import MaenasError, MissingExtraError
+
+__all__ = ["CheckpointError", "ExportError", "InputError", "MissingExtraError"]
 
 
 class CheckpointError(MaenasError, ValueError):
@@ -15,7 +17,3 @@ class InputError(MaenasError, ValueError):
 
 class ExportError(MaenasError, ValueError):
     """An exported file that cannot be made, read, or trusted to compute what the network does."""
-
-
-class MissingExtraError(MaenasError, ImportError):
-    """A package of an optional extra that is not installed."""

@@ -32,3 +32,15 @@ class LatencyTableError(MaenasError, ValueError):
 
 class OutputError(MaenasError, OSError):
     """A result that cannot be written where it was asked for."""
+
+
+class ProfileError(MaenasError, RuntimeError):
+    """A machine, backend or record of measurements that cannot be profiled or used."""
+
+
+class DeviceBusyError(ProfileError):
+    """Other work on the machine spoils the timings."""
+
+
+class MissingExtraError(MaenasError, ImportError):
+    """A package of an optional extra that is not installed."""
