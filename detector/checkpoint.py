@@ -7,7 +7,7 @@ and a rename, and checked on load against the structure it names.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from maenas.structure import Structure, structure_from_dict
 
 from .errors import CheckpointError
 from .model import Detector
+from .reparam import fuse_reparam
 
 SCHEMA_VERSION = 1
 METADATA_KEY = "maenas"
@@ -33,7 +34,7 @@ class Checkpoint:
 
     Attributes:
         structure: The network.
-        weights: State dict of a `Detector` of that structure.
+        weights: State dict of a `Detector` of that structure before `deploy`; two-branch convolutions may be merged.
         class_names: One name per class, in label order.
         preprocessing: Channel order, value range, mean and std of the input.
         metrics: Figures of the training run, such as AP.
@@ -58,10 +59,21 @@ class Checkpoint:
         Raises:
             CheckpointError: The weights do not fit the structure; every key that does not is named.
         """
-        model = Detector(self.structure, class_names=self.class_names)
+        model = _network(self.structure, self.weights, class_names=self.class_names)
         check_weights(model, self.weights, source="checkpoint")
         model.load_state_dict(dict(self.weights))
         return model.eval()
+
+
+def is_merged(weights: Iterable[str]) -> bool:
+    """Whether weights of these names belong to a network after `fuse_reparam`."""
+    return any(".fused." in key for key in weights)
+
+
+def _network(structure: Structure, weights: Iterable[str], *, class_names: tuple[str, ...] | None = None) -> Detector:
+    """The network in the form, with two branches or merged ones, that weights of these names are for."""
+    model = Detector(structure, class_names=class_names)
+    return fuse_reparam(model) if is_merged(weights) else model
 
 
 def check_weights(model: Detector, weights: Mapping[str, Tensor], *, source: str) -> None:
@@ -71,6 +83,12 @@ def check_weights(model: Detector, weights: Mapping[str, Tensor], *, source: str
         CheckpointError: Naming the missing, unknown and misshapen keys.
     """
     own = model.state_dict()
+    if _is_foreign(own, weights):
+        raise CheckpointError(
+            f"{source}: the weights have a backbone that is not the one of structure {model.structure.digest}; "
+            "a detector with a backbone of its own has no checkpoint, because the structure cannot rebuild it: "
+            "keep its state dict with torch.save"
+        )
     problems = [f"{key} is missing" for key in own if key not in weights]
     problems += [f"{key} is unknown" for key in weights if key not in own]
     for key, value in weights.items():
@@ -79,6 +97,12 @@ def check_weights(model: Detector, weights: Mapping[str, Tensor], *, source: str
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise CheckpointError(f"{source}: the weights do not fit structure {model.structure.digest}: {shown}")
+
+
+def _is_foreign(own: Iterable[str], weights: Iterable[str]) -> bool:
+    """Whether there is a backbone that shares no name with the structure's."""
+    backbone = {key for key in weights if key.startswith("backbone.")}
+    return bool(backbone) and backbone.isdisjoint(own)
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
@@ -92,7 +116,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
 
     path = Path(path)
     with torch.device("meta"):
-        empty = Detector(checkpoint.structure)
+        empty = _network(checkpoint.structure, checkpoint.weights)
     check_weights(empty, checkpoint.weights, source=str(path))
     record = {
         "schema_version": SCHEMA_VERSION,
@@ -140,7 +164,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         provenance=record["provenance"],
     )
     with torch.device("meta"):
-        empty = Detector(structure)
+        empty = _network(structure, weights)
     check_weights(empty, weights, source=str(path))
     return checkpoint
 

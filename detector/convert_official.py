@@ -100,6 +100,9 @@ TABLE: tuple[tuple[str, str, Names], ...] = (
 
 _BINS = "head.integral.project"
 
+CONTAINERS = ("ema", "model", "state_dict")
+"""Where a file may keep its weights, the first that is there counts."""
+
 
 def official_names(model: Detector) -> dict[str, str]:
     """Our state-dict keys to the official ones, in the official order; with or without merged branches.
@@ -174,8 +177,8 @@ def from_official(
         state: Official state dict, as trained or with merged branches; keys may start with `module.`.
         structure: The network they belong to.
         source: File name for messages.
-        drop_background: Leave out the background channel of a file trained with `legacy`, which inference ignores.
-            Such a file also loads whole into a structure with `head.background_class`.
+        drop_background: Leave out the background channel of a file trained with `legacy`, which inference ignores; the
+            file must have one. Such a file also loads whole into a structure with `head.background_class`.
 
     Returns:
         A detector whose branches are merged if those of the file are.
@@ -188,13 +191,11 @@ def from_official(
     if any(".rbr_reparam." in key for key in state):
         model = fuse_reparam(model)
     if drop_background:
-        classes = structure.head.num_classes
-        state = {k: v[:classes] if k.startswith("head.gfl_cls.") else v for k, v in state.items()}
-    expected = to_official(model)
-    problems = _differences(state, expected)
+        state = _without_background(state, structure.head.num_classes, source)
+    problems = _differences(state, to_official(model))
     if problems:
-        hint = _background_hint(state, structure)
-        raise CheckpointError(f"{source}: does not fit structure {structure.name!r}: {'; '.join(problems)}{hint}")
+        problems = [*_class_problem(state, structure), *problems]
+        raise CheckpointError(f"{source}: does not fit structure {structure.name!r}: {'; '.join(problems)}")
     names = official_names(model)
     model.load_state_dict({ours: state[name] for ours, name in names.items()}, strict=True)
     return model
@@ -220,11 +221,40 @@ def _differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
     return problems
 
 
-def _background_hint(state: Mapping[str, Tensor], structure: Structure) -> str:
+def _class_channels(state: Mapping[str, Tensor]) -> int | None:
+    """Channels of the file's class convolutions, a background channel included."""
     bias = state.get("head.gfl_cls.0.bias")
-    if bias is None or structure.head.background_class or bias.shape != (structure.head.num_classes + 1,):
-        return ""
-    return "; one class channel too many: set head.background_class, or drop the background channel"
+    return int(bias.numel()) if bias is not None and bias.dim() == 1 else None
+
+
+def _without_background(state: Mapping[str, Tensor], num_classes: int, source: str) -> dict[str, Tensor]:
+    channels = _class_channels(state)
+    if channels != num_classes + 1:
+        raise CheckpointError(
+            f"{source}: has {channels} class channels; expected {num_classes + 1} "
+            f"({num_classes} classes and the background channel to drop)"
+        )
+    return {key: value[:num_classes] if key.startswith("head.gfl_cls.") else value for key, value in state.items()}
+
+
+def _class_problem(state: Mapping[str, Tensor], structure: Structure) -> list[str]:
+    """What to change where the number of classes does not fit."""
+    channels, head = _class_channels(state), structure.head
+    if channels is None or channels == head.num_classes + head.background_class:
+        return []
+    if channels == head.num_classes + 1:
+        return [
+            "one class channel too many: a file trained with legacy keeps a background channel; set "
+            "head.background_class in the structure, or leave it out with drop_background (--drop-background); "
+            f"if it is a class, set head.num_classes to {channels} (--num-classes {channels})"
+        ]
+    if channels == head.num_classes and head.background_class:
+        return [f"the file has {channels} class channels and no background: unset head.background_class"]
+    classes = channels - head.background_class
+    return [
+        f"the file has {classes} classes, the structure {head.num_classes}; "
+        f"expected head.num_classes {classes} (--num-classes {classes})"
+    ]
 
 
 def _plain_keys(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
@@ -241,24 +271,45 @@ def _plain_keys(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
 
 
 def read_official(path: str | Path) -> dict[str, Tensor]:
-    """The weights in an official file, on the CPU: a bare state dict or a dict that holds one as `model`.
+    """The weights in an official file, on the CPU: a bare state dict or a dict that holds one.
 
+    The published files hold averaged weights as `model`; of a file that keeps both, the averaged ones (`ema`) are read.
     Only tensors and plain values are ever unpickled.
 
     Raises:
         CheckpointError: The file cannot be read, holds anything else, or would run code.
     """
+    # Newer torch would read such a file by its suffix.
+    if _is_safetensors(path):
+        raise CheckpointError(
+            f"{path}: is a safetensors file; expected an official checkpoint (.pth); "
+            "the way back is maenas convert weights --to official"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     # Damaged pickles fail in the reader in many ways, none of them ours.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: cannot be read as weights ({reason}); expected tensors only") from error
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
+    if isinstance(content, Mapping):
+        held = [content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)]
+        content = held[0] if held else content
     if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path}: holds {type(content).__name__}; expected a state dict, bare or under 'model'")
+        places = ", ".join(map(repr, CONTAINERS))
+        raise CheckpointError(
+            f"{path}: holds {type(content).__name__}; expected a state dict, bare or under one of {places}"
+        )
     return _plain_keys(content, str(path))
+
+
+def _is_safetensors(path: str | Path) -> bool:
+    """Whether it begins with the length of a header, eight bytes, and then JSON."""
+    try:
+        with open(path, "rb") as stream:
+            start = stream.read(9)
+            return start[8:] == b"{" and int.from_bytes(start[:8], "little") < Path(path).stat().st_size
+    except OSError:
+        return False
 
 
 def load_official(path: str | Path, structure: Structure, *, drop_background: bool = False) -> Detector:

@@ -10,9 +10,13 @@ import pytest
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
-from detector.checkpoint import METADATA_KEY, Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
+from network_cases import random_structure  # noqa: E402
+from torch import nn  # noqa: E402
+
+from detector.checkpoint import METADATA_KEY, Checkpoint, is_merged, load_checkpoint, save_checkpoint  # noqa: E402
 from detector.errors import CheckpointError  # noqa: E402
 from detector.model import Detector  # noqa: E402
+from detector.reparam import deploy, fuse_reparam  # noqa: E402
 from maenas import files  # noqa: E402
 from maenas.errors import OutputError, StructureError  # noqa: E402
 from maenas.published import load_published  # noqa: E402
@@ -60,6 +64,47 @@ def test_round_trip_is_exact(checkpoint, saved):
     original.load_state_dict(dict(checkpoint.weights))
     with torch.inference_mode():
         assert torch.equal(model(image).cls_logits, original.eval()(image).cls_logits)
+
+
+@pytest.mark.parametrize("family", ["res", "csp"])
+def test_merged_branches_make_the_round_trip_too(family, tmp_path):
+    structure = random_structure(family, 0)
+    model = fuse_reparam(Detector(structure))
+    assert is_merged(model.state_dict()) and not is_merged(Detector(structure).state_dict())
+    save_checkpoint(Checkpoint(structure, model.state_dict(), model.class_names), tmp_path / "fused.safetensors")
+    again = load_checkpoint(tmp_path / "fused.safetensors").build()
+    assert not again.training and again.class_names == model.class_names
+    assert again.state_dict().keys() == model.state_dict().keys()
+    image = torch.rand(1, 3, 64, 64) * 255
+    with torch.inference_mode():
+        assert torch.equal(again(image).cls_logits, model(image).cls_logits)
+
+
+class Tiny(nn.Module):
+    channels, strides = (3, 3, 3), (8, 16, 32)
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 8, 8)
+
+    def forward(self, images):
+        x = self.conv(images)
+        return [x, x[:, :, ::2, ::2], x[:, :, ::4, ::4]]
+
+
+def test_a_foreign_backbone_has_no_checkpoint(tmp_path):
+    structure = random_structure("res", 0)
+    model = Detector(structure, backbone=Tiny())
+    with pytest.raises(CheckpointError, match=r"backbone that is not the one of structure .*: keep its state dict"):
+        save_checkpoint(Checkpoint(structure, model.state_dict(), model.class_names), tmp_path / "net.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_deployed_network_has_no_checkpoint(tmp_path):
+    structure = random_structure("res", 0)
+    model = deploy(Detector(structure))
+    with pytest.raises(CheckpointError, match=r"do not fit structure .* is missing"):
+        save_checkpoint(Checkpoint(structure, model.state_dict(), model.class_names), tmp_path / "net.safetensors")
 
 
 def test_a_truncated_file_is_named(saved):
