@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maenas.structure import Structure
+from maenas.structure import Structure, load_structure
 
 from .errors import CheckpointError, InputError
 
@@ -28,13 +28,15 @@ def load_detector(source: str | Path | Structure) -> tuple[Detector, bool]:
         StructureError: The file does not describe a detector.
         InputError: The suffix is neither.
     """
-    from .model import Detector, build_detector
+    from .model import Detector
 
     if isinstance(source, Structure):
-        return Detector(source).eval(), False
+        return _initial(source), False
     path = Path(source)
     if path.suffix == ".json":
-        return build_detector(path).eval(), False
+        if (model := path.with_suffix(".onnx")).exists():
+            raise InputError(f"{path}: describes the exported file beside it; expected a structure, or {model}")
+        return _initial(load_structure(path)), False
     if path.suffix == ".pth":
         raise CheckpointError(
             f"{path}: an official checkpoint names no structure; convert it first: "
@@ -45,6 +47,17 @@ def load_detector(source: str | Path | Structure) -> tuple[Detector, bool]:
             f"{path}: suffix is {path.suffix!r}; expected .safetensors (a checkpoint) or .json (a structure)"
         )
     return Detector.from_checkpoint(path), True
+
+
+def _initial(structure: Structure) -> Detector:
+    """A network with the initial weights of a training run, the same each time, in evaluation mode."""
+    import torch
+
+    from .model import Detector
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Detector(structure).eval()
 
 
 def load_predictor(

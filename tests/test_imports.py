@@ -175,7 +175,7 @@ def test_help_loads_no_numeric_package(tmp_path: Path):
     assert attempted(["--help"], NUMERIC, tmp_path) == []
 
 
-@pytest.mark.parametrize("verb", ["search", "front", "table", "explain"])
+@pytest.mark.parametrize("verb", ["search", "front", "explain", "predict", "table", "convert"])
 def test_help_of_a_verb_loads_no_torch(verb: str, tmp_path: Path):
     assert attempted([verb, "--help"], ["torch", "torchvision"], tmp_path) == []
 

@@ -43,6 +43,11 @@ def test_a_structure_has_random_weights(tmp_path: Path):
     for source in (path, str(path), published("ns")):
         model, has_weights = load_detector(source)
         assert not has_weights and model.structure.digest == published("ns").digest
+    first, again = (load_detector(published("ns"))[0].state_dict() for _ in range(2))
+    assert all(torch.equal(value, again[key]) for key, value in first.items())
+    path.with_suffix(".onnx").touch()
+    with pytest.raises(InputError, match="describes the exported file beside it; expected a structure, or .*onnx"):
+        load_detector(path)
 
 
 def test_a_predictor_is_deployed_and_detects_like_its_network(checkpoint: Path):

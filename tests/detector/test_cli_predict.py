@@ -1,0 +1,272 @@
+"""`maenas predict` end to end: what it writes, prints and refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pil = pytest.importorskip("PIL.Image")
+torch = pytest.importorskip("torch")
+pytest.importorskip("safetensors")
+
+from network_cases import random_structure  # noqa: E402
+
+from detector.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
+from detector.images import read_image  # noqa: E402
+from detector.model import Detector  # noqa: E402
+from detector.types import Detections  # noqa: E402
+from maenas.cli.main import COMMANDS, main  # noqa: E402
+from maenas.structure import save_structure  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def structure():
+    made = random_structure("res", 3)
+    head = replace(made.head, num_classes=3, background_class=False)
+    return replace(made, image_size=(64, 96), head=head)
+
+
+@pytest.fixture(scope="module")
+def model(structure, tmp_path_factory):
+    """A checkpoint of a tiny network with three classes that finds something at low thresholds."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_checkpoint(Checkpoint(structure, Detector(structure).state_dict(), ("cat", "dog", "[red] fox")), path)
+    return path
+
+
+@pytest.fixture
+def maenas(tmp_path, monkeypatch, capsys):
+    """Run a command in an empty current folder: (exit code, standard output, standard error)."""
+    monkeypatch.setitem(COMMANDS, "predict", "maenas.cli.predict")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+    def run(*arguments):
+        capsys.readouterr()
+        try:
+            code = main([str(argument) for argument in ("predict", *arguments)])
+        except SystemExit as stop:  # argparse
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with three photos, two broken ones, and a text file."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, shape in (("a.png", (50, 70)), ("a.jpg", (80, 60)), ("img2.png", (64, 96))):
+        pil.fromarray(rng.integers(0, 256, (*shape, 3), np.uint8)).save(folder / name)
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("hello")
+    (folder / "notes.txt").write_text("hello")
+    return folder
+
+
+LOW = ("--score", "0.001", "--max-detections", "5")
+
+
+def test_a_folder_with_broken_files(maenas, model, photos, tmp_path, structure):
+    before = {path.name: path.read_bytes() for path in photos.iterdir()}
+    code, out, err = maenas(model, photos, "--out", tmp_path / "found", *LOW)
+    assert code == 0, err
+    assert sorted(path.name for path in (tmp_path / "found").iterdir()) == [
+        "a-2.jpg",
+        "a.jpg",
+        "img2.jpg",
+        "predictions.json",
+    ]
+    record = json.loads((tmp_path / "found" / "predictions.json").read_text())
+    assert record["complete"] is True and record["schema_version"] == 1
+    assert record["model"] == {"source": str(model), "structure": structure.digest, "random_weights": False}
+    assert record["settings"] == {
+        "score_threshold": 0.001,
+        "iou_threshold": 0.7,
+        "max_detections": 5,
+        "image_size": [64, 96],
+        "classes": None,
+    }
+    assert record["categories"][2] == {"id": 2, "name": "[red] fox"}
+    assert [(i["id"], i["file_name"], i["height"], i["width"], i["drawn"]) for i in record["images"]] == [
+        (1, str(photos / "a.jpg"), 80, 60, "a.jpg"),
+        (2, str(photos / "a.png"), 50, 70, "a-2.jpg"),
+        (3, str(photos / "img2.png"), 64, 96, "img2.jpg"),
+    ]
+    assert [entry["file_name"] for entry in record["skipped"]] == [str(photos / "empty.jpg"), str(photos / "text.jpg")]
+    assert "is empty" in record["skipped"][0]["reason"]
+    expected = Detector.from_checkpoint(model).predict(photos / "a.png", score_threshold=0.001, max_detections=5)
+    of_second = [entry for entry in record["detections"] if entry["image_id"] == 2]
+    assert len(expected) == len(of_second) == 5
+    assert [entry["category_id"] for entry in of_second] == expected.labels.tolist()
+    np.testing.assert_allclose([entry["score"] for entry in of_second], expected.scores, rtol=1e-3)
+    assert read_image(tmp_path / "found" / "a-2.jpg").shape == (50, 70, 3)
+    assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
+    for text in ("images", "objects", "broken files", "other files, ignored", "empty.jpg: is empty", "text.jpg: is no"):
+        assert text in out
+    assert "3 drawn images" in out and "ms per image: read and resize" in err and "warning" not in err
+
+
+def test_json_prints_the_record_only(maenas, model, photos, tmp_path):
+    code, out, _ = maenas(model, photos / "a.png", "--json", "--no-images", "--classes", "dog", "2", *LOW)
+    assert code == 0
+    printed = json.loads(out)
+    assert printed.pop("out") == "runs/predict/a"
+    assert printed == json.loads((tmp_path / "work/runs/predict/a/predictions.json").read_text())
+    assert {entry["category_id"] for entry in printed["detections"]} <= {1, 2}
+    assert "drawn" not in printed["images"][0]
+    assert [path.name for path in (tmp_path / "work/runs/predict/a").iterdir()] == ["predictions.json"]
+
+
+def test_default_folders_are_named_after_the_source(maenas, model, photos, monkeypatch):
+    assert maenas(model, photos)[1].endswith("written: runs/predict/photos/predictions.json, 3 drawn images\n")
+    assert "runs/predict/images/predictions.json" in maenas(model, f"{photos}/*")[1]
+    monkeypatch.chdir(photos)
+    assert "runs/predict/photos/predictions.json" in maenas(model, ".")[1]
+
+
+def test_results_need_a_new_folder_or_force(maenas, model, photos, tmp_path):
+    out = tmp_path / "found"
+    out.mkdir()
+    (out / "precious.jpg").write_bytes(b"mine")
+    code, _, err = maenas(model, photos, "--out", out)
+    assert code == 2 and "found: holds files already; expected a new folder, or --force" in err
+    assert [path.name for path in out.iterdir()] == ["precious.jpg"]
+    assert maenas(model, photos, "--out", out, "--force")[0] == 0
+    assert (out / "precious.jpg").read_bytes() == b"mine" and (out / "predictions.json").exists()
+
+
+@pytest.mark.parametrize("source", [".", "a.jpg", "*.png"])
+def test_sources_are_never_overwritten(maenas, model, photos, source, monkeypatch):
+    monkeypatch.chdir(photos)
+    before = (photos / "a.jpg").read_bytes()
+    code, _, err = maenas(model, source, "--out", "../photos", "--force")
+    assert code == 2 and "is where the images are read from" in err
+    assert (photos / "a.jpg").read_bytes() == before and not (photos / "predictions.json").exists()
+
+
+def test_a_single_broken_image_is_an_error_and_leaves_nothing(maenas, model, photos, tmp_path):
+    code, out, err = maenas(model, photos / "text.jpg")
+    assert (code, out) == (2, "") and "text.jpg: is no image that can be read" in err
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_broken_files_only_are_an_error(maenas, model, photos, tmp_path):
+    code, _, err = maenas(model, f"{photos}/*t*.jpg")
+    assert code == 2 and "none of its images can be read; first: " in err and "empty.jpg: is empty" in err
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_structure_has_random_weights_and_says_so(maenas, structure, photos, tmp_path):
+    save_structure(structure, tmp_path / "tiny.json")
+    code, out, err = maenas(tmp_path / "tiny.json", photos / "a.png", "--json")
+    assert code == 0 and "warning: " in err and "RANDOM" in err
+    assert json.loads(out)["model"]["random_weights"] is True
+
+
+@pytest.mark.slow
+def test_a_published_name_is_a_structure(maenas, photos):
+    code, out, err = maenas("DAMO-YOLO-Ns", photos / "a.png", "--json", "--image-size", "64x96")
+    assert code == 0 and "RANDOM" in err
+    assert json.loads(out)["settings"]["image_size"] == [64, 96]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("none.jpg",), "none.jpg: no such file or folder"),
+        (("PHOTO", "--score", "7"), "score_threshold is 7.0; expected 0 ... 1"),
+        (("PHOTO", "--batch", "0"), "batch_size is 0"),
+        (("PHOTO", "--image-size", "100"), "image_size is (100, 100); expected"),
+        (("PHOTO", "--image-size", "a"), "--image-size is 'a'"),
+        (("PHOTO", "--classes", "dgo"), "did you mean 'dog'?"),
+        (("PHOTO", "--threads", "0"), "threads is 0"),
+        (("PHOTO", "--runtime", "openvino"), "expected torch, or an exported model"),
+    ],
+)
+def test_wrong_options_are_one_line(maenas, model, photos, arguments, message, tmp_path):
+    code, out, err = maenas(model, *(photos / "a.png" if part == "PHOTO" else part for part in arguments))
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("damo-yolo-x", "is unknown; expected one of"), ("none.safetensors", "none.safetensors"), ("a.pth", "a.pth")],
+)
+def test_wrong_models_are_one_line(maenas, photos, name, message):
+    code, out, err = maenas(name, photos / "a.png")
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+
+
+def test_an_interruption_keeps_what_is_done(maenas, model, photos, tmp_path, monkeypatch):
+    drawn = []
+
+    def draw(self, image):
+        if drawn:
+            raise KeyboardInterrupt
+        drawn.append(image)
+        return image
+
+    monkeypatch.setattr(Detections, "draw", draw)
+    code, _, err = maenas(model, photos, "--out", tmp_path / "found", *LOW)
+    assert code == 130 and "interrupted" in err
+    record = json.loads((tmp_path / "found" / "predictions.json").read_text())
+    assert record["complete"] is False and [entry["id"] for entry in record["images"]] == [1]
+    assert sorted(path.name for path in (tmp_path / "found").iterdir()) == ["a.jpg", "predictions.json"]
+
+
+@pytest.fixture
+def clip(tmp_path):
+    pytest.importorskip("cv2")
+    from detector.video import VideoWriter
+
+    path = tmp_path / "clips" / "walk.mp4"
+    path.parent.mkdir()
+    with VideoWriter(path, fps=10, size=(64, 96)) as writer:
+        for index in range(5):
+            writer.write(np.full((64, 96, 3), 50 * index, np.uint8))
+    return path
+
+
+def test_a_video_becomes_a_drawn_video(maenas, model, clip, tmp_path):
+    from detector.video import VideoReader
+
+    code, out, err = maenas(model, clip, "--out", tmp_path / "found", "--batch", "2", *LOW)
+    assert code == 0, err
+    assert sorted(path.name for path in (tmp_path / "found").iterdir()) == ["predictions.json", "walk.mp4"]
+    reader = VideoReader(tmp_path / "found" / "walk.mp4")
+    assert (reader.fps, len(list(reader))) == (10, 5)
+    images = json.loads((tmp_path / "found" / "predictions.json").read_text())["images"]
+    assert [(entry["frame"], entry["time_s"]) for entry in images] == [(0, 0), (1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
+    assert "frames" in out and "walk.mp4" in out
+
+
+def test_an_interrupted_video_is_not_written(maenas, model, clip, tmp_path, monkeypatch):
+    original, frames = Detections.draw, []
+
+    def draw(self, image):
+        frames.append(1)
+        if len(frames) == 4:
+            raise KeyboardInterrupt
+        return original(self, image)
+
+    monkeypatch.setattr(Detections, "draw", draw)
+    assert maenas(model, clip, "--out", tmp_path / "found")[0] == 130
+    assert [path.name for path in (tmp_path / "found").iterdir()] == ["predictions.json"]
+    record = json.loads((tmp_path / "found" / "predictions.json").read_text())
+    assert record["complete"] is False and len(record["images"]) == 3 and "drawn" not in record["images"][0]
+
+
+def test_the_terminal_stays_quiet_where_it_is_none(maenas, model, photos):
+    assert not sys.stderr.isatty()
+    _, _, err = maenas(model, photos)
+    assert err.count("\n") == 1
