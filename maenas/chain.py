@@ -15,6 +15,7 @@ from maenas.budgets import Budget
 from maenas.errors import BudgetError, LatencyTableError, ScoreError, SpaceError
 from maenas.grids import grid_shapes, lower_grid, lower_tail, stem_ops, with_depth
 from maenas.latency.table import EXTRAPOLATED, MISSING, LatencyTable
+from maenas.latency.table_missing import missing_hint
 from maenas.lowering.backbone import StageShape
 from maenas.lowering.costs import activation_memory, num_flops, num_layers, num_params
 from maenas.lowering.op import Channels, Op
@@ -75,6 +76,8 @@ class Coverage:
 
     missing: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
     extrapolated: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
+    lacking: list[Op] = field(default_factory=list)
+    """Operators with a missing entry, as they were asked for."""
 
     def note(self, op: Op, status: Integers) -> None:
         """Remember the grid entries of an operator that are missing or extrapolated."""
@@ -84,6 +87,8 @@ class Coverage:
             pairs = set(zip(ins[chosen].tolist(), outs[chosen].tolist(), strict=True))
             if pairs:
                 forms.setdefault(describe_form(op), set()).update(pairs)
+                if wanted == MISSING:
+                    self.lacking.append(op)
 
 
 def _listed(forms: dict[str, set[tuple[int, int]]]) -> str:
@@ -223,7 +228,7 @@ class _Coster:
             total = sum(len(pairs) for pairs in missing.values())
             raise LatencyTableError(
                 f"table {self.goal.table.name} lacks {total} operators of {len(missing)} forms that space "
-                f"{self.space.name} needs: {_listed(missing)}"
+                f"{self.space.name} needs: {_listed(missing)}{missing_hint(self.goal.table, self.coverage.lacking)}"
             )
 
     def check_range(self, place: str) -> None:

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,12 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maenas import resources
+from maenas.budgets import Budget
+from maenas.cli.main import main
+from maenas.cli.report import provenance_text
 from maenas.errors import LatencyTableError, OutputError
-from maenas.latency import calibrated, table
+from maenas.latency import calibrated, table, table_local
+from maenas.latency.predict import predict
 from maenas.latency.table import EXACT, EXTRAPOLATED, MISSING, MODELLED, list_tables, load_table, validate
-from maenas.latency.table_rows import TableRow
+from maenas.latency.table_local import staleness
+from maenas.latency.table_missing import missing_hint
+from maenas.latency.table_rows import TableRow, list_rows
 from maenas.latency.table_write import write_table
 from maenas.lowering.op import Op
+from maenas.search import search
 
 ROW = "conv,8,16,3,1,1,20,20,20,20,relu,0,0.5,0.05,measured"
 
@@ -170,6 +178,33 @@ def test_rows_evaluated_outside_the_measurements_say_so(tmp_path):
     assert loaded.op_latency(conv(8, np.array([16, 24]))).status.tolist() == [EXACT, EXTRAPOLATED]
 
 
+def test_rows_of_a_model_say_so(tmp_path):
+    rows = [row(), row(0.7, op=conv(8, 24), status="modelled")]
+    loaded = load_table(write_table(tmp_path / "one", make_header(), rows))
+    found = loaded.op_latency(conv(8, np.array([16, 24, 32])))
+    assert found.status.tolist() == [EXACT, MODELLED, MISSING]
+    assert found.sigma_ms[1] == 0.05  # the row's own, not `uncertainty.relative`
+    assert loaded.count_statuses() == {"measured": 1, "modelled": 1}
+
+
+def test_a_prediction_tells_measured_from_modelled_operators(tmp_path):
+    rows = [row(), row(0.7, op=conv(8, 24), status="modelled"), row(0.1, op=conv(8, 32), status="extrapolated")]
+    loaded = load_table(write_table(tmp_path / "one", make_header(), rows))
+    prediction = predict([conv(), conv(8, 24), conv(8, 24), conv(8, 32)], loaded)
+    assert (prediction.num_exact, prediction.num_modelled, prediction.num_extrapolated) == (1, 2, 1)
+    assert provenance_text(loaded, SimpleNamespace(prediction=prediction)) == (
+        f"measured, table one {loaded.table_hash} (1 operators measured, 2 modelled from measured ones, 1 EXTRAPOLATED)"
+    )
+
+
+def test_rows_are_listed_as_they_were_written(tmp_path):
+    rows = [row(), row(0.7, op=conv(8, 8, depthwise=True), status="modelled"), row(0.0, op=conv(8, 24, residual=True))]
+    loaded = load_table(write_table(tmp_path / "one", make_header(), rows))
+    assert sorted(loaded.list_rows()) == sorted(rows)
+    repeated = csv(ROW, ROW).encode()
+    assert list_rows(Path("rows.csv"), repeated) == [row(), row()]
+
+
 def test_ignored_attributes_are_left_out_of_the_key(tmp_path):
     loaded = load_table(write_table(tmp_path / "one", make_header(ignores=["activation"]), [row()]))
     assert loaded.op_latency(conv(activation="silu")).status == EXACT
@@ -289,6 +324,19 @@ def test_rows_that_differ_only_in_what_is_ignored_must_agree(tmp_path):
         ({"rows_sha256": "abc"}, "rows_sha256 is .*; expected a sha256 in hex"),
         ({"rows_sha256": "0" * 64}, "rows.csv: its sha256 is [0-9a-f]{64}; expected 0{64}"),
         ({"raw_sha256": "0" * 64}, "raw_sha256 and the predictor kind tinynas belong together; kind is 'rows'"),
+        ({"fingerprint": "abc"}, 'fingerprint is "abc"; expected 12 hex digits'),
+        ({"fingerprints": "0" * 12}, "field 'fingerprints' is unknown; did you mean 'fingerprint'?"),
+        ({"host": "a laptop"}, "host is .*; expected an object"),
+        ({"spaces": "res"}, "spaces is .*; expected a list of texts"),
+        ({"campaign": []}, "campaign is .*; expected an object"),
+        ({"campaign": {"flags": "forced"}}, "campaign.flags is .*; expected a list of texts"),
+        ({"campaign": {"seed": 0.5}}, "campaign.seed is 0.5; expected a whole number"),
+        ({"reference_kernel_ms": 0}, "reference_kernel_ms is 0; expected a finite number above 0"),
+        ({"provenance": "imported", "campaign": {}},
+         "field 'campaign' belongs to measured tables; provenance is 'imported'"),
+        ({"files_sha256": {"samples.csv": "abc"}}, "files_sha256 is .*; expected an object of plain file names"),
+        ({"files_sha256": {"../samples.csv": "0" * 64}}, "files_sha256 is .*; expected an object of plain file names"),
+        ({"files_sha256": {"Rows.csv": "0" * 64}}, "files_sha256 is .*; expected .* none of the table's own"),
     ],
 )  # fmt: skip
 def test_malformed_header(tmp_path, changes, message):
@@ -399,6 +447,139 @@ def test_a_folder_in_the_present_directory_needs_no_slash(places, tmp_path, monk
     assert load_table("here").name == load_table("./here").name == load_table(Path("here")).name == "here"
 
 
+# The table of this machine
+
+HERE, ELSEWHERE = "0123456789ab", "ba9876543210"
+
+
+@pytest.fixture
+def here(places, monkeypatch):
+    """Folders of shipped and of user tables, on a machine with the fingerprint HERE."""
+    monkeypatch.setattr(table, "local_fingerprint", lambda: HERE)
+    return places
+
+
+def test_local_is_the_one_table_of_this_machine(here):
+    shipped, user = here
+    write_table(shipped / "other-machine", make_header(fingerprint=ELSEWHERE), [row(1.0)])
+    write_table(shipped / "no-machine", make_header(), [row(2.0)])
+    write_table(user / "mine", make_header(aliases=[], fingerprint=HERE), [row(3.0)])
+    assert load_table("local").name == load_table("Local").name == "mine"
+    assert [entry.fingerprint for entry in list_tables()] == [None, ELSEWHERE, HERE]
+
+
+def test_local_without_a_table_says_how_to_make_one(here):
+    _, user = here
+    write_table(user / "other", make_header(fingerprint=ELSEWHERE), [row()])
+    with pytest.raises(LatencyTableError, match=f"'local': none is of this machine .*{HERE}.*`maenas profile` makes"):
+        load_table("local")
+
+
+def test_two_local_tables_are_named(here):
+    shipped, user = here
+    for folder in (user / "openvino", shipped / "onnxruntime"):
+        write_table(folder, make_header(fingerprint=HERE), [row()])
+    with pytest.raises(LatencyTableError, match=r"'local' is ambiguous: onnxruntime, openvino are all of .*; name one"):
+        load_table("local")
+    assert load_table("openvino").fingerprint == HERE
+
+
+def test_no_table_may_call_itself_local(tmp_path):
+    with pytest.raises(LatencyTableError, match="'Local' is not usable: it stands for this machine's own table"):
+        write_table(tmp_path / "Local", make_header(), [row()])
+
+
+def test_the_fingerprint_is_that_of_the_profiler():
+    pytest.importorskip("psutil")
+    from maenas.profiling import host
+
+    assert table_local.local_fingerprint() == host.fingerprint(host.describe_host())
+
+
+@pytest.mark.parametrize(
+    ("measured", "installed", "stale"),
+    [
+        ("1.31.2", "1.32.0", True),
+        ("1.9", "1.10", True),
+        ("2026.4.0-20001-abc", "2026.4", False),
+        ("1.33.0", "1.32.0", False),
+        ("unknown", "1.0", False),
+        (None, "1.32.0", False),
+        ("1.31.2", None, False),
+    ],
+)
+def test_tables_of_an_older_backend_are_stale(tmp_path, monkeypatch, measured, installed, stale):
+    monkeypatch.setattr(table_local, "installed_version", lambda backend: {"onnxruntime": installed}[backend])
+    header = make_header(backend="onnxruntime", backend_version=measured)
+    line = staleness(load_table(write_table(tmp_path / "one", header, [row()])))
+    assert (line is not None) == stale
+    if stale:
+        assert f"table one was measured with onnxruntime {measured}; {installed} is installed here" in line
+
+
+def test_only_measured_tables_get_stale(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_local, "installed_version", lambda backend: "99")
+    header = make_header(provenance="imported", backend_version="1")
+    assert staleness(load_table(write_table(tmp_path / "one", header, [row()]))) is None
+
+
+def test_versions_come_from_the_installed_packages(monkeypatch):
+    monkeypatch.setitem(table_local.PACKAGES, "made", ("no-such-distribution-at-all", "numpy"))
+    assert table_local.installed_version("made") == np.__version__
+    assert table_local.installed_version("none of ours") is None
+
+
+def test_the_command_line_warns_of_a_stale_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(table_local, "installed_version", lambda backend: "99")
+    folder = write_table(tmp_path / "one", make_header(backend_version="98.1"), [row()])
+    assert main(["table", "show", str(folder), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["rows_by_status"] == {"measured": 1}
+    assert captured.err.startswith("warning: table one was measured with none 98.1; 99 is installed here")
+    assert captured.err.count("\n") == 1
+
+
+# Why operators are missing
+
+
+@pytest.mark.parametrize(
+    ("op", "reason"),
+    [
+        (
+            conv(in_size=(26, 26), out_size=(26, 26)),
+            "it has no maps of 26x26 (but 20x20), so the image size is another",
+        ),
+        (conv(8, np.array([40, 48])), "it has these operators with other channels, so the search space or number of"),
+        (conv(8, 99, stage="head"), "only head operators are lacking, so the number of classes (or the head)"),
+        (conv(kernel_size=5), "some of them it does not have with any channels, so the search space is another"),
+    ],
+)
+def test_the_hint_says_what_differs(tmp_path, op, reason):
+    header = make_header(spaces=["res at 640x640, 80 classes"])
+    hint = missing_hint(load_table(write_table(tmp_path / "one", header, [row()])), [op])
+    assert hint.startswith(f"; {reason}")
+    assert hint.endswith(
+        "(it covers res at 640x640, 80 classes): `maenas profile` with that setting makes a table that has them"
+    )
+
+
+def test_only_measured_tables_hint(tmp_path):
+    loaded = load_table(write_table(tmp_path / "one", make_header(provenance="imported"), [row()]))
+    assert missing_hint(loaded, [conv(kernel_size=5)]) == ""
+
+
+def test_predictions_and_searches_carry_the_hint(tmp_path):
+    loaded = load_table(write_table(tmp_path / "one", make_header(), [row()]))
+    with pytest.raises(
+        LatencyTableError, match=r"lacks 1 operators of this network: .*; it has no maps of 26x26 \(but"
+    ):
+        predict([conv(), conv(in_size=(26, 26), out_size=(26, 26))], loaded)
+    with pytest.raises(
+        LatencyTableError, match=r"that space csp needs: .*; it has no maps of 640x640, .*the image size"
+    ):
+        search("csp", budgets=[Budget("latency_ms", 10.0)], device=loaded)
+
+
 # Writing
 
 
@@ -486,6 +667,62 @@ def test_unwritable_place(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="one: cannot be written"):
         write_table(tmp_path / "file" / "one", make_header(), [row()])
+
+
+# Extra files
+
+
+def with_extra(folder: Path, **files: bytes) -> Path:
+    extra = {name.replace("_", "."): content for name, content in files.items()}
+    return write_table(folder, make_header(), [row()], extra=extra)
+
+
+def test_extra_files_are_written_and_hashed(tmp_path):
+    folder = with_extra(tmp_path / "one", samples_csv=b"a,b\n", report_png=b"\x89PNG")
+    assert leftovers(folder) == ["report.png", "rows.csv", "samples.csv", "table.json"]
+    loaded = load_table(folder)
+    assert loaded.files_sha256 == {
+        "report.png": hashlib.sha256(b"\x89PNG").hexdigest(),
+        "samples.csv": hashlib.sha256(b"a,b\n").hexdigest(),
+    }
+    assert validate(folder) == []
+    assert load_table(with_extra(tmp_path / "b" / "one", samples_csv=b"c\n")).table_hash != loaded.table_hash
+
+
+def test_changed_extra_files_do_not_validate_but_the_table_still_loads(tmp_path):
+    folder = with_extra(tmp_path / "one", samples_csv=b"a,b\n", report_png=b"\x89PNG")
+    (folder / "samples.csv").write_bytes(b"a,c\n")
+    (folder / "report.png").unlink()
+    (tmp_path / "outside").write_bytes(b"\x89PNG")
+    missing, changed = validate(folder)
+    assert f"{folder}/report.png: cannot be read" in missing
+    assert f"{folder}/samples.csv: its sha256 is" in changed
+    assert "files_sha256.samples.csv): the file was changed" in changed
+    (folder / "report.png").symlink_to(tmp_path / "outside")
+    assert "expected a file inside the table folder" in validate(folder)[0]
+    assert load_table(folder).op_latency(conv()).ms == 0.5
+
+
+@pytest.mark.parametrize("name", ["../x.csv", "a/b", "", ".hidden", "rows.csv", "TABLE.json", "raw.csv", "a b"])
+def test_names_of_extra_files_are_plain_and_not_the_tables_own(tmp_path, name):
+    with pytest.raises(LatencyTableError, match=r"extra file .* is not usable; expected a plain name"):
+        write_table(tmp_path / "one", make_header(), [row()], extra={name: b""})
+    assert leftovers(tmp_path) == []
+
+
+def test_extra_files_that_some_file_systems_take_for_one_are_refused(tmp_path):
+    with pytest.raises(LatencyTableError, match=r"'samples.csv' is given twice"):
+        write_table(tmp_path / "one", make_header(), [row()], extra={"Samples.csv": b"", "samples.csv": b""})
+
+
+def test_hashes_of_files_that_are_not_given_are_dropped(tmp_path):
+    folder = write_table(tmp_path / "one", make_header(files_sha256={"samples.csv": "0" * 64}), [row()])
+    assert load_table(folder).files_sha256 == {}
+
+
+def test_a_malformed_list_of_networks_does_not_validate(tmp_path):
+    folder = with_extra(tmp_path / "one", networks_csv=b"network\n")
+    assert "networks.csv: line 1 is 'network'; expected network,group,family" in validate(folder)[0]
 
 
 # The hash

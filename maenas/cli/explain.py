@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from maenas.budgets import parse_amount
+    from maenas.cli.question import warn_if_stale
     from maenas.explain import explain
     from maenas.latency.table import load_table
     from maenas.published import resolve_reference, resolve_structure
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     resolve = resolve_reference if arguments.graph == "reference" else resolve_structure
     structure = resolve(arguments.structure)
     table = load_table(arguments.device)
+    warn_if_stale(table)
     step_ms = parse_amount("latency_ms", arguments.step)
     explanation = explain(structure, table, scope=arguments.scope, graph=arguments.graph, step_ms=step_ms)
     if arguments.json:

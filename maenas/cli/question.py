@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from maenas.latency.table import LatencyTable
     from maenas.search import Request
     from maenas.spaces import SearchSpace
 
@@ -23,7 +24,7 @@ def add_space_arguments(parser: argparse.ArgumentParser) -> None:
 def add_goal_arguments(parser: argparse.ArgumentParser) -> None:
     """What to maximise, on which device, within what besides latency."""
     group = parser.add_argument_group("goal")
-    group.add_argument("--device", metavar="NAME", help="latency table: shipped name, alias (t4, intel-8163) or folder")
+    group.add_argument("--device", metavar="NAME", help="latency table: name, alias (t4, intel-8163), folder, or local")
     group.add_argument(
         "--scope", choices=["detector", "backbone"], default="detector", help="what budgets bound (default: detector)"
     )
@@ -51,8 +52,6 @@ def space_from(arguments: argparse.Namespace) -> SearchSpace:
     Raises:
         SpaceError: Neither or both of --block and --space, or an unknown one.
     """
-    from dataclasses import replace
-
     from maenas.errors import SpaceError
     from maenas.spaces import load_space
     from maenas.structure import FAMILIES
@@ -62,14 +61,29 @@ def space_from(arguments: argparse.Namespace) -> SearchSpace:
     if arguments.block is not None and arguments.block not in ("res", "csp", "mob"):
         hint = "; family kxkx has no wide space, use --space" if arguments.block in FAMILIES else ""
         raise SpaceError(f"unknown block {arguments.block!r}; expected one of res, csp, mob{hint}")
-    space = load_space(arguments.block or arguments.space)
-    if arguments.image_size is not None:
-        space = _revised(space, "--image-size", image_size=parse_image_size(arguments.image_size))
-    if arguments.num_classes is not None:
+    return resize_space(
+        load_space(arguments.block or arguments.space),
+        image_size=arguments.image_size,
+        num_classes=arguments.num_classes,
+    )
+
+
+def resize_space(space: SearchSpace, *, image_size: str | None, num_classes: int | None) -> SearchSpace:
+    """A space with the values of --image-size and --num-classes, where given.
+
+    Raises:
+        SpaceError: One of them is malformed or does not fit the space.
+    """
+    from dataclasses import replace
+
+    from maenas.errors import SpaceError
+
+    if image_size is not None:
+        space = _revised(space, "--image-size", image_size=parse_image_size(image_size))
+    if num_classes is not None:
         try:
             variants = tuple(
-                replace(variant, head=replace(variant.head, num_classes=arguments.num_classes))
-                for variant in space.variants
+                replace(variant, head=replace(variant.head, num_classes=num_classes)) for variant in space.variants
             )
         except ValueError as error:
             raise SpaceError(f"--num-classes: {error}") from None
@@ -136,7 +150,7 @@ def request_from(arguments: argparse.Namespace, latency_ms: float | None, **othe
     ):
         if text is not None:
             budgets.append(parse_budget(metric, text))
-    return resolve_request(
+    request = resolve_request(
         space_from(arguments),
         budgets=budgets,
         device=arguments.device,
@@ -147,3 +161,17 @@ def request_from(arguments: argparse.Namespace, latency_ms: float | None, **othe
         extrapolate=arguments.allow_extrapolation,
         **others,  # type: ignore[arg-type]
     )
+    if request.goal.table is not None:
+        warn_if_stale(request.goal.table)
+    return request
+
+
+def warn_if_stale(table: LatencyTable) -> None:
+    """Say on standard error that a table was measured with an older backend than the one installed here."""
+    from maenas.latency.table_local import staleness
+
+    line = staleness(table)
+    if line is not None:
+        from rich.console import Console
+
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {line}", style="yellow", markup=False)

@@ -85,9 +85,11 @@ def provenance_text(table: LatencyTable, candidate: Candidate) -> str:
     """Status of the figures: where the table comes from, and how many operators it had as rows."""
     prediction = candidate.prediction
     assert prediction is not None
-    parts = [f"{prediction.num_exact} operators from rows"]
+    profiled = table.provenance == "measured" and table.predictor["kind"] == "rows"
+    parts = [f"{prediction.num_exact} operators {'measured' if profiled else 'from rows'}"]
     if prediction.num_modelled:
-        parts.append(f"{prediction.num_modelled} from the table's model")
+        model = "modelled from measured ones" if profiled else "from the table's model"
+        parts.append(f"{prediction.num_modelled} {model}")
     if prediction.num_extrapolated:
         parts.append(f"{prediction.num_extrapolated} EXTRAPOLATED")
     return f"{table.provenance}, table {table.name} {table.table_hash} ({', '.join(parts)})"
@@ -160,6 +162,8 @@ def _latency_lines(result: SearchResult) -> list[str]:
         lines.append(
             f"         {table.provenance}: not measured by us; one sigma is {relative:.1f} % in the table's range"
         )
+    if table.campaign.get("flags"):
+        lines.append(f"         flags of the measurement: {', '.join(table.campaign['flags'])}")
     return lines
 
 

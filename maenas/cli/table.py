@@ -1,11 +1,16 @@
-"""`maenas table`: list, show, validate and import latency tables, and refit the calibrated ones."""
+"""`maenas table`: list, show, validate, compare, merge and import latency tables, and refit the calibrated ones."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
-HELP = "list, show, validate, import and calibrate latency tables"
+if TYPE_CHECKING:
+    from maenas.latency.table import LatencyTable
+    from maenas.latency.table_networks import NetworkRow
+
+HELP = "list, show, validate, compare, merge, import and calibrate latency tables"
 EXAMPLE = "maenas table show t4"
 
 
@@ -17,8 +22,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show = actions.add_parser("show", help="what a table is and where its figures come from")
     show.add_argument("table", metavar="TABLE", help="name, alias or folder")
     show.add_argument("--json", action="store_true", help="print one JSON object")
-    check = actions.add_parser("validate", help="check a table folder")
+    check = actions.add_parser("validate", help="check a table folder; errors of a measured table on whole networks")
     check.add_argument("table", metavar="TABLE", help="name, alias or folder")
+    check.add_argument("--plot", metavar="FILE.png", help="draw predicted against measured networks")
+    diff = actions.add_parser("diff", help="what two tables differ in, operator by operator")
+    diff.add_argument("first", metavar="A", help="name, alias or folder")
+    diff.add_argument("second", metavar="B", help="name, alias or folder; ratios are B / A")
+    diff.add_argument("--json", action="store_true", help="print one JSON object")
+    diff.add_argument("--force", action="store_true", help="compare in spite of unlike conditions")
+    merge = actions.add_parser("merge", help="one table of several measured ones of a machine")
+    merge.add_argument("tables", nargs="+", metavar="TABLE", help="names, aliases or folders, two or more")
+    merge.add_argument("--name", required=True, metavar="NAME", help="name of the new table")
+    merge.add_argument("--out", metavar="DIR", help="folder that receives NAME/ (default: the user's table folder)")
+    merge.add_argument(
+        "--max-factor",
+        type=float,
+        metavar="X",
+        help="how much two measurements of an operator may differ (default: 1.5)",
+    )
+    merge.add_argument(
+        "--force", action="store_true", help="merge values that disagree, flagged, and replace an existing table"
+    )
     bring = actions.add_parser("import", help="bring in a table of another tool")
     bring.add_argument("file", metavar="FILE", help="library text, or its CSV form (.csv, .csv.gz)")
     bring.add_argument("--format", required=True, choices=["tinynas"], help="format of FILE")
@@ -41,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
         "list": _list,
         "show": _show,
         "validate": _validate,
+        "diff": _diff,
+        "merge": _merge,
         "import": _import,
         "calibrate": _calibrate,
     }
@@ -65,10 +91,11 @@ def _list(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     import json
 
+    from maenas.cli.question import warn_if_stale
     from maenas.latency.table import load_table
 
     table = load_table(arguments.table)
-    record = {
+    record: dict[str, object] = {
         "name": table.name,
         "aliases": list(table.aliases),
         "table_hash": table.table_hash,
@@ -91,6 +118,9 @@ def _show(arguments: argparse.Namespace) -> int:
         "license_note": table.license_note,
         "folder": str(table.folder),
     }
+    if table.provenance == "measured":
+        record |= _measured_record(table)
+    warn_if_stale(table)
     if arguments.json:
         print(json.dumps(record))
         return 0
@@ -100,18 +130,98 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _measured_record(table: LatencyTable) -> dict[str, object]:
+    """What only measured tables have."""
+    return {
+        "rows_by_status": table.count_statuses(),
+        "fingerprint": table.fingerprint,
+        "host": None if table.host is None else dict(table.host),
+        "spaces": list(table.spaces),
+        "campaign": dict(table.campaign),
+        "reference_kernel_ms": table.reference_kernel_ms,
+        "files": sorted(table.files_sha256),
+    }
+
+
 def _validate(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
+    from maenas.cli.question import warn_if_stale
+    from maenas.cli.table_report import print_networks, print_rows
     from maenas.errors import LatencyTableError
-    from maenas.latency.table import load_table, validate
+    from maenas.latency.table import load_folder, load_table, validate
 
     path = Path(arguments.table)
     folder = path if path.is_dir() else load_table(arguments.table).folder
     problems = validate(folder)
     if problems:
         raise LatencyTableError("; ".join(problems))
+    table = load_folder(folder, folder.resolve().name)
+    networks = _networks(table)
+    if arguments.plot:
+        from maenas.latency.table_plot import plot_networks
+
+        if not networks:
+            raise LatencyTableError(f"{folder}: has no networks.csv of whole networks; there is nothing to draw")
+        plot_networks(networks, Path(arguments.plot), title=f"table {table.name} (hash {table.table_hash})")
+    if table.num_rows:
+        print_rows(table)
+    if networks:
+        print_networks(networks)
+    if arguments.plot:
+        print(f"{arguments.plot}: written")
+    warn_if_stale(table)
     print(f"{folder}: valid")
+    return 0
+
+
+def _networks(table: LatencyTable) -> list[NetworkRow]:
+    """Whole networks that the table's errors were measured on; none where the folder has no such file."""
+    from maenas.latency.table_header import NETWORKS_FILE
+    from maenas.latency.table_networks import read_networks
+
+    return read_networks(table.folder / NETWORKS_FILE) if NETWORKS_FILE in table.files_sha256 else []
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    import json
+
+    from maenas.cli.table_report import print_diff
+    from maenas.latency.table import load_table
+    from maenas.latency.table_compare import diff_tables
+
+    first, second = load_table(arguments.first), load_table(arguments.second)
+    found = diff_tables(first, second, force=arguments.force)
+    if arguments.json:
+        print(json.dumps(found.to_dict()))
+    else:
+        print_diff(found)
+    return 0
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from maenas.latency.table import load_table
+    from maenas.latency.table_merge import MAX_FACTOR, merge_tables
+    from maenas.latency.table_write import check_target, write_table
+    from maenas.resources import user_table_folder
+
+    folder = (Path(arguments.out) if arguments.out else user_table_folder()) / arguments.name
+    check_target(folder, force=arguments.force)
+    tables = [load_table(name) for name in arguments.tables]
+    factor = MAX_FACTOR if arguments.max_factor is None else arguments.max_factor
+    merged = merge_tables(tables, max_factor=factor, force=arguments.force)
+    for problem in merged.disagreements:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {problem}", markup=False)
+    table = load_table(write_table(folder, merged.header, merged.rows, force=arguments.force))
+    statuses = ", ".join(f"{number} {status}" for status, number in table.count_statuses().items())
+    print(
+        f"{folder}: {table.num_rows} rows ({statuses}), {merged.num_common} of them in several tables, "
+        f"hash {table.table_hash}; use it as --device {folder}"
+    )
     return 0
 
 

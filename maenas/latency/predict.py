@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from maenas.errors import LatencyTableError
 from maenas.latency.table import EXACT, EXTRAPOLATED, MISSING, LatencyTable
+from maenas.latency.table_missing import missing_hint
 from maenas.lowering.op import Op
 
 
@@ -55,7 +56,9 @@ def predict(ops: Sequence[Op], table: LatencyTable) -> Prediction:
         statuses.append(status)
     if missing:
         shown = "; ".join(_describe(op) for op in missing[:4])
-        raise LatencyTableError(f"table {table.name} lacks {len(missing)} operators of this network: {shown}")
+        raise LatencyTableError(
+            f"table {table.name} lacks {len(missing)} operators of this network: {shown}{missing_hint(table, missing)}"
+        )
     return Prediction(
         latency_ms=math.fsum([table.fixed_ms, *values]),
         sigma_ms=math.fsum([table.fixed_sigma_ms, *sigmas]),

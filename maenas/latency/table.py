@@ -2,7 +2,8 @@
 
 `load_table` finds and checks a table, `LatencyTable.op_latency` answers for one `Op` or a whole grid of widths. A row
 that matches the operator comes first, then the table's predictor; the status says which, and what lies outside the
-predictor's range. Nothing is filled in silently: an operator that neither knows is NaN with status MISSING.
+predictor's range. A row may itself be a model's value, and says so. Nothing is filled in silently: an operator that
+neither knows is NaN with status MISSING.
 
 A table may not tell some attributes apart (an imported library knows one activation only). Its header then lists them
 in `ignores`; they are left out of the key, so an operator matches whatever its value there.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maenas.errors import LatencyTableError
-from maenas.latency.table_header import HEADER_FILE, RANGES, RAW_FILE, ROWS_FILE, nearest, read_header
-from maenas.latency.table_rows import TableRows, parse_rows
+from maenas.latency.table_header import HEADER_FILE, NETWORKS_FILE, RANGES, RAW_FILE, ROWS_FILE, nearest, read_header
+from maenas.latency.table_local import LOCAL, local_fingerprint
+from maenas.latency.table_networks import parse_networks
+from maenas.latency.table_rows import ROW_STATUSES, TableRow, TableRows, list_rows, parse_rows
 from maenas.latency.uncertainty import relative_sigma
 from maenas.lowering.op import Op, Real
 from maenas.resources import data_folder, expanded, user_table_folder
@@ -33,10 +36,13 @@ if TYPE_CHECKING:
     from maenas.latency.tinynas import TinyNasPredictor
 
 EXACT, MODELLED, EXTRAPOLATED, MISSING = 0, 1, 2, 3
-"""Status of a look-up: a row, the predictor, the predictor (or a row) outside its range, nothing."""
+"""Status of a look-up: a row; a model (the predictor, or a row that a model made); one outside its range; nothing."""
 
 Floats = NDArray[np.float64]
 Statuses = NDArray[np.int8]
+
+_OF_ROW = np.array([{"extrapolated": EXTRAPOLATED, "modelled": MODELLED}.get(s, EXACT) for s in ROW_STATUSES], np.int8)
+"""Status of a look-up that a row answers, by the row's status."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +73,7 @@ class LatencyTable:
     folder: Path
     table_hash: str
     num_rows: int
+    rows_sha256: str
     name: str
     aliases: tuple[str, ...]
     device: str
@@ -90,6 +97,12 @@ class LatencyTable:
     raw_sha256: str | None = None
     ignores: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    files_sha256: Mapping[str, str] = field(default_factory=dict)
+    host: Mapping[str, Any] | None = None
+    fingerprint: str | None = None
+    spaces: tuple[str, ...] = ()
+    campaign: Mapping[str, Any] = field(default_factory=dict)
+    reference_kernel_ms: float | None = None
     _rows: TableRows = field(default_factory=TableRows, repr=False)
 
     def op_latency(self, op: Op) -> OpLatency:
@@ -104,7 +117,7 @@ class LatencyTable:
         if rows is not None:
             found, place = rows.find(in_channels, out_channels)
             ms[found], sigma[found] = rows.ms[place], rows.sigma_ms[place]
-            status[found] = np.where(rows.extrapolated[place], EXTRAPOLATED, EXACT)
+            status[found] = _OF_ROW[rows.status[place]]
         left = (status == MISSING) & (in_channels > 0) & (out_channels > 0)
         if left.any() and self.predictor["kind"] != "rows":
             rest = replace(op, in_channels=in_channels[left], out_channels=out_channels[left], count=1)
@@ -114,6 +127,23 @@ class LatencyTable:
         if not shape:
             return OpLatency(float(ms[0]), float(sigma[0]), int(status[0]))
         return OpLatency(ms.reshape(shape), sigma.reshape(shape), status.reshape(shape))
+
+    def map_sizes(self) -> set[tuple[int, int]]:
+        """Input (height, width) of the operators that have rows."""
+        return self._rows.map_sizes()
+
+    def holds_form(self, op: Op) -> bool:
+        """Whether there are rows of this operator with other channels, perhaps."""
+        return self._rows.group(op) is not None
+
+    def count_statuses(self) -> dict[str, int]:
+        """Number of rows by the rows' status."""
+        return self._rows.count_statuses()
+
+    def list_rows(self) -> list[TableRow]:
+        """The lines of rows.csv, read again: look-ups need less than a row holds."""
+        path = self.folder / ROWS_FILE
+        return list_rows(path, _read_checked(path, self.rows_sha256, "rows_sha256"))
 
     def _predict(self, op: Op) -> tuple[Floats, Statuses]:
         """Unscaled milliseconds and status from the predictor; the channels of `op` are flat arrays."""
@@ -182,7 +212,7 @@ def load_folder(folder: Path, name: str) -> LatencyTable:
     canonical = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     rows = parse_rows(rows_path, data, tuple(header.get("ignores", ())))
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in header.items()}
-    for unused in ("schema_version", "image_size", "rows_sha256"):
+    for unused in ("schema_version", "image_size"):
         del fields[unused]
     fields["table_hash"] = hashlib.sha256(canonical + data).hexdigest()[:12]
     fields["num_rows"] = len(rows)
@@ -196,6 +226,8 @@ class TableEntry(NamedTuple):
     aliases: tuple[str, ...]
     folder: Path
     shipped: bool
+    fingerprint: str | None = None
+    """The machine that a measured table is of."""
 
 
 def list_tables() -> list[TableEntry]:
@@ -207,15 +239,16 @@ def list_tables() -> list[TableEntry]:
         headers = sorted(base.glob(f"[!.]*/{HEADER_FILE}")) if base.is_dir() else []
         for path in headers:
             try:
-                aliases = tuple(read_header(path)["aliases"])
+                header = read_header(path)
             except LatencyTableError:  # loading it will say why; the other tables stay usable
-                aliases = ()
-            entries.append(TableEntry(path.parent.name, aliases, path.parent, shipped))
+                header = {"aliases": ()}
+            aliases, machine = tuple(header["aliases"]), header.get("fingerprint")
+            entries.append(TableEntry(path.parent.name, aliases, path.parent, shipped, machine))
     return entries
 
 
 def load_table(name_or_path: str | Path) -> LatencyTable:
-    """Load a table by name or alias (in any case), or by the path of its folder.
+    """Load a table by name or alias (in any case), by the path of its folder, or as `local`: this machine's own.
 
     Raises:
         LatencyTableError: No such table (lists the known ones), or a file of it is malformed.
@@ -224,6 +257,8 @@ def load_table(name_or_path: str | Path) -> LatencyTable:
     is_path = isinstance(name_or_path, Path) or "/" in text or os.sep in text or text.startswith((".", "~"))
     entries = [] if is_path else list_tables()
     wanted = text.lower()
+    if wanted == LOCAL and not is_path:
+        return _load_local(entries)
     matches = [entry for entry in entries if entry.name.lower() == wanted]
     matches = matches or [entry for entry in entries if wanted in (alias.lower() for alias in entry.aliases)]
     if len(matches) > 1:
@@ -240,12 +275,36 @@ def load_table(name_or_path: str | Path) -> LatencyTable:
     raise LatencyTableError(f"latency table {text!r} is unknown{hint}; known: {known}, or the path of a table folder")
 
 
+def _load_local(entries: Iterable[TableEntry]) -> LatencyTable:
+    """The one measured table of this machine."""
+    machine = local_fingerprint()
+    matches = [entry for entry in entries if entry.fingerprint == machine]
+    if not matches:
+        raise LatencyTableError(
+            f"latency table 'local': none is of this machine (fingerprint {machine}); `maenas profile` makes one"
+        )
+    if len(matches) > 1:
+        names = ", ".join(sorted(entry.name for entry in matches))
+        raise LatencyTableError(
+            f"latency table 'local' is ambiguous: {names} are all of this machine (fingerprint {machine}); name one"
+        )
+    return load_folder(matches[0].folder, matches[0].name)
+
+
 def validate(folder: Path) -> list[str]:
-    """What is wrong with a table folder, raw measurements included; empty when it is sound."""
+    """What is wrong with a table folder, raw measurements and extra files included; empty when it is sound."""
     try:
         table = load_folder(folder, folder.resolve().name)
         if table.predictor["kind"] == "tinynas":
             _ = table._library  # reading it is the check
     except LatencyTableError as error:
         return [str(error)]
-    return []
+    problems = []
+    for name, expected in table.files_sha256.items():
+        try:
+            data = _read_checked(folder / name, expected, f"files_sha256.{name}")
+            if name == NETWORKS_FILE:
+                parse_networks(folder / name, data)
+        except LatencyTableError as error:
+            problems.append(str(error))
+    return problems

@@ -18,6 +18,8 @@ SCHEMA_VERSION = 1
 LARGEST = 1e12
 """Beyond this a number in a header is a mistake, and sums would lose their digits."""
 HEADER_FILE, ROWS_FILE, RAW_FILE = "table.json", "rows.csv", "raw.csv"
+NETWORKS_FILE = "networks.csv"
+"""Extra file of a measured table: whole networks, predicted and measured."""
 NAME_FORM = "a plain name of letters, digits, '.', '_' and '-'"
 
 RANGES: dict[str, Callable[[Op], Any]] = {
@@ -68,10 +70,24 @@ def _is_text(value: Any) -> bool:  # noqa: ANN401
     return isinstance(value, str)
 
 
+def _is_hash(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def is_extra_name(value: Any) -> bool:  # noqa: ANN401
+    """Whether `value` may be the name of an extra file in a table folder."""
+    own = (HEADER_FILE, ROWS_FILE, RAW_FILE)  # in any case: some file systems do not tell cases apart
+    return is_name(value) and value.lower() not in own
+
+
+def _is_files(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, dict) and all(map(is_extra_name, value)) and all(map(_is_hash, value.values()))
+
+
 _TEXT: _Check = _is_text, "text"
 _AMOUNT: _Check = lambda v: _is_number(v) and v >= 0, "a finite number, 0 or more"
 _OBJECT: _Check = lambda v: isinstance(v, dict), "an object"
-_HASH: _Check = lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) is not None, "a sha256 in hex"
+_HASH: _Check = _is_hash, "a sha256 in hex"
 
 _HEADER: dict[str, _Check] = {
     "schema_version": (lambda v: _is_count(v) and v == SCHEMA_VERSION, str(SCHEMA_VERSION)),
@@ -111,7 +127,17 @@ _OPTIONAL: dict[str, _Check] = {
     "ignores": (_list_of(lambda v: v in _IGNORABLE), "a list of " + " or ".join(_IGNORABLE)),
     "notes": (_list_of(_is_text), "a list of texts"),
     "raw_sha256": _HASH,
+    "files_sha256": (_is_files, "an object of plain file names, none of the table's own, each a sha256 in hex"),
+    "host": _OBJECT,
+    "fingerprint": (lambda v: _is_text(v) and re.fullmatch("[0-9a-f]{12}", v) is not None, "12 hex digits"),
+    "spaces": (_list_of(_is_text), "a list of texts"),
+    "campaign": _OBJECT,
+    "campaign.seed": (lambda v: isinstance(v, int) and not isinstance(v, bool), "a whole number"),
+    "campaign.flags": (_list_of(_is_text), "a list of texts"),
+    "reference_kernel_ms": (lambda v: _is_number(v) and v > 0, "a finite number above 0"),
 }
+MEASURED_ONLY = ("host", "fingerprint", "spaces", "campaign", "reference_kernel_ms")
+"""Optional fields that say how a machine was profiled."""
 
 _BY_OPERATOR = ("new_family", "unfitted", "fitted_kinds", "fitted_range")
 
@@ -143,6 +169,11 @@ def read_header(path: Path) -> dict[str, Any]:
     for name in header:
         if name not in allowed:
             raise LatencyTableError(f"{path}: field {name!r} is unknown{nearest(name, allowed)}")
+    for name in MEASURED_ONLY:
+        if name in header and header["provenance"] != "measured":
+            raise LatencyTableError(
+                f"{path}: field {name!r} belongs to measured tables; provenance is {header['provenance']!r}"
+            )
     _check_predictor(path, header)
     _check_uncertainty(path, header["uncertainty"])
     return header

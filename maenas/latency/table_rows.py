@@ -20,8 +20,9 @@ from maenas.errors import LatencyTableError
 from maenas.lowering.op import ACTIVATIONS, OP_KINDS, Op
 
 PROVENANCES = ("measured", "calibrated", "imported")
-ROW_STATUSES = (*PROVENANCES, "extrapolated")
-"""Where a row's value comes from; `extrapolated`: evaluated outside what was measured."""
+ROW_STATUSES = (*PROVENANCES, "extrapolated", "modelled")
+"""Where a row's value comes from. Two are no provenance of a table: `extrapolated`, evaluated outside what was
+measured, and `modelled`, evaluated by the model that was fitted to the measurements of the same table."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -60,7 +61,8 @@ _VALUES = ("ms", "sigma_ms")
 _BITS = {"in_channels": 31, "out_channels": 31, "groups": 31, "kernel_size": 12, "stride": 12, "residual": 1}
 _SIDE_BITS = 15
 _COLUMNS = np.dtype([(n, "S16" if n in _WORDS else np.float64 if n in _VALUES else np.int64) for n in TableRow._fields])
-_Key = tuple[object, ...]
+_Key = tuple[str, int, int, bool, int, int, int, int, str | None, bool | None]
+"""kind, kernel, stride, depthwise, height and width in, height and width out, activation, residual."""
 
 
 def rows_to_csv(rows: Iterable[TableRow]) -> bytes:
@@ -80,7 +82,8 @@ class RowGroup(NamedTuple):
 
     ms: Floats
     sigma_ms: Floats
-    extrapolated: Flags
+    status: Ints
+    """Places in ROW_STATUSES."""
 
     def find(self, in_channels: Ints, out_channels: Ints) -> tuple[Flags, Ints]:
         """Which of the widths have a row, and the places of those rows in this group."""
@@ -112,6 +115,16 @@ class TableRows:
         form = op.kind, op.kernel_size, op.stride, op.depthwise
         return self._groups.get((*form, *op.in_size, *op.out_size, activation, residual))
 
+    def map_sizes(self) -> set[tuple[int, int]]:
+        """Input (height, width) of all rows."""
+        return {(key[4], key[5]) for key in self._groups}
+
+    def count_statuses(self) -> dict[str, int]:
+        """Number of rows by status, those that occur."""
+        codes = [group.status for group in self._groups.values()]
+        counts = np.bincount(np.concatenate([np.zeros(0, np.int64), *codes]), minlength=len(ROW_STATUSES)).tolist()
+        return {status: number for status, number in zip(ROW_STATUSES, counts, strict=True) if number}
+
 
 def parse_rows(path: Path, data: bytes, ignores: tuple[str, ...]) -> TableRows:
     """Rows from the content of rows.csv; `path` is for messages.
@@ -123,8 +136,7 @@ def parse_rows(path: Path, data: bytes, ignores: tuple[str, ...]) -> TableRows:
     group, channels = _pack(columns, ignores)
     order = np.lexsort((channels, group))
     group, channels, columns = group[order], channels[order], {name: columns[name][order] for name in columns}
-    ms, sigma = columns["ms"], columns["sigma_ms"]
-    beyond = columns["status"] == ROW_STATUSES.index("extrapolated")
+    ms, sigma, status = columns["ms"], columns["sigma_ms"], columns["status"]
     clash = np.flatnonzero((group[1:] == group[:-1]) & (channels[1:] == channels[:-1]) & (ms[1:] != ms[:-1]))
     if len(clash):
         at = clash[0]
@@ -134,12 +146,22 @@ def parse_rows(path: Path, data: bytes, ignores: tuple[str, ...]) -> TableRows:
     ends = [0, *(np.flatnonzero(group[1:] != group[:-1]) + 1).tolist(), len(group)]
     groups = {
         _row_key(columns, start, ignores): RowGroup(
-            channels[start:end], ms[start:end], sigma[start:end], beyond[start:end]
+            channels[start:end], ms[start:end], sigma[start:end], status[start:end]
         )
         for start, end in pairwise(ends)
         if start < end
     }
     return TableRows(ignores, groups)
+
+
+def list_rows(path: Path, data: bytes) -> list[TableRow]:
+    """The lines of rows.csv in their order, repeats included; errors as `parse_rows`."""
+    columns = _read_columns(path, data)
+    values: list[list[Any]] = [
+        [_WORDS[name][place] for place in column.tolist()] if name in _WORDS else column.tolist()
+        for name, column in columns.items()
+    ]
+    return [TableRow(*cells) for cells in zip(*values, strict=True)]
 
 
 def _pack(columns: Mapping[str, NDArray[Any]], ignores: tuple[str, ...]) -> tuple[Ints, Ints]:
@@ -158,11 +180,18 @@ def _pack(columns: Mapping[str, NDArray[Any]], ignores: tuple[str, ...]) -> tupl
 def _row_key(columns: Mapping[str, NDArray[Any]], row: int, ignores: tuple[str, ...]) -> _Key:
     """The same as `TableRows.group` makes for the operator of this row."""
     number = {name: int(column[row]) for name, column in columns.items() if name not in _VALUES}
-    sizes = (number[name] for name in ("in_height", "in_width", "out_height", "out_width"))
-    activation = None if "activation" in ignores else ACTIVATIONS[number["activation"]]
-    residual = None if "residual" in ignores else bool(number["residual"])
-    form = OP_KINDS[number["op"]], number["kernel_size"], number["stride"], number["groups"] > 1
-    return *form, *sizes, activation, residual
+    return (
+        OP_KINDS[number["op"]],
+        number["kernel_size"],
+        number["stride"],
+        number["groups"] > 1,
+        number["in_height"],
+        number["in_width"],
+        number["out_height"],
+        number["out_width"],
+        None if "activation" in ignores else ACTIVATIONS[number["activation"]],
+        None if "residual" in ignores else bool(number["residual"]),
+    )
 
 
 def _read_columns(path: Path, data: bytes) -> dict[str, NDArray[Any]]:
