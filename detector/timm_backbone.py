@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maenas.extras import require
+
 from .backbone import STRIDES
 from .errors import InputError
-from .extras import require
 
 PROBE_SIZE = (64, 96)
 """(height, width) of the image that a new backbone is tried on."""

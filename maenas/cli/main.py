@@ -15,6 +15,7 @@ COMMANDS = {
     "search": "maenas.cli.search",
     "front": "maenas.cli.front",
     "explain": "maenas.cli.explain",
+    "export": "maenas.cli.export",
     "predict": "maenas.cli.predict",
     "table": "maenas.cli.table",
     "convert": "maenas.cli.convert",

@@ -1,0 +1,326 @@
+"""What an exported file is: its card, kept inside the ONNX file and as JSON beside it.
+
+Neither torch nor a runtime is needed to read it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from maenas.structure import Structure, structure_from_dict
+
+from .errors import ExportError
+from .onnx_metadata import read_metadata
+
+SCHEMA_VERSION = 1
+METADATA_KEY = "maenas"
+FORMS = ("raw", "decoded", "nms")
+PRECISIONS = ("fp32", "fp16")
+INPUT_NAME = "images"
+RESIZE = "bilinear, stretched, no antialiasing"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        name: In the file.
+        dtype: Such as `float32`.
+        shape: One length per axis; None where it is free.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NmsSettings:
+    """Settings inside a file of the nms form.
+
+    Attributes:
+        score_threshold: Pairs of point and class strictly above it are kept.
+        iou_threshold: Of two boxes of one class that overlap more, the better stays.
+        max_detections: Rows per image.
+    """
+
+    score_threshold: float = 0.05
+    iou_threshold: float = 0.7
+    max_detections: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("score_threshold", "iou_threshold"):
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value <= 1:
+                raise ExportError(f"{name} is {value!r}; expected a number from 0 to 1")
+        if not _is_count(self.max_detections):
+            raise ExportError(f"max_detections is {self.max_detections!r}; expected a whole number, 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What the input must hold; the published networks normalise nothing."""
+
+    layout: str = "NCHW"
+    channels: str = "RGB"
+    value_range: tuple[float, float] = (0.0, 255.0)
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    resize: str = RESIZE
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """Everything a user of an exported file must know.
+
+    Attributes:
+        structure: The network.
+        class_names: One name per class, in label order.
+        image_size: (height, width) that the file was made for; the only one unless the input's sides are free.
+        input: Name, dtype and shape (B, 3, H, W).
+        outputs: The same of every output.
+        form: One of `FORMS`.
+        precision: One of `PRECISIONS`, of the weights; input, outputs and decoding are float32 in both.
+        nms: Settings inside the file, in the nms form.
+        opset: Version of the operator set.
+        preprocessing: What the input must hold.
+        versions: Of the packages that made the file.
+        verification: Per runtime: largest difference from torch and tolerance of every compared tensor.
+        provenance: Where the weights come from.
+    """
+
+    structure: Structure
+    class_names: tuple[str, ...]
+    image_size: tuple[int, int]
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...]
+    form: str
+    precision: str
+    nms: NmsSettings | None
+    opset: int
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    verification: tuple[Mapping[str, Any], ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (("form", self.form, FORMS), ("precision", self.precision, PRECISIONS)):
+            if value not in choices:
+                raise ExportError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
+        wanted = self.structure.head.num_classes
+        if len(self.class_names) != wanted:
+            raise ExportError(f"class_names has {len(self.class_names)} entries; expected {wanted}, as num_classes")
+        if (self.form == "nms") != (self.nms is not None):
+            raise ExportError(f"nms is {self.nms}; expected settings in the nms form, and none in others")
+        if len(self.input.shape) != 4:
+            raise ExportError(f"input.shape is {list(self.input.shape)}; expected 4 entries, as (B, 3, H, W)")
+
+    @property
+    def batch(self) -> int | None:
+        """Images per run, or None for any number."""
+        return self.input.shape[0]
+
+    @property
+    def fixed_size(self) -> bool:
+        """Whether only `image_size` is taken."""
+        return None not in self.input.shape[2:]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` reads them."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "structure"}
+        plain = {
+            name: asdict(value) if hasattr(value, "__dataclass_fields__") else value for name, value in values.items()
+        }
+        plain["outputs"] = [asdict(output) for output in self.outputs]
+        head = {"schema_version": SCHEMA_VERSION, "digest": self.structure.digest}
+        record = {**head, **plain, "structure": self.structure.to_dict()}
+        return json.loads(json.dumps(record))
+
+    @classmethod
+    def from_dict(cls, content: object, *, source: str) -> ModelCard:
+        """Check and read the form that `to_dict` gives.
+
+        Args:
+            content: Decoded JSON.
+            source: Where it comes from; begins every message.
+
+        Raises:
+            ExportError: Naming the field, its value and what was expected.
+            StructureError: The structure does not describe a detector.
+        """
+        record = _checked(content, _FIELDS, source)
+        if record["schema_version"] != SCHEMA_VERSION:
+            raise ExportError(
+                f"{source}: schema_version is {_shown(record['schema_version'])}; expected {SCHEMA_VERSION}"
+            )
+        structure = structure_from_dict(record["structure"], source=f"{source}: structure")
+        if record["digest"] != structure.digest:
+            raise ExportError(
+                f"{source}: digest is {_shown(record['digest'])}; expected {structure.digest}, that of its structure"
+            )
+        if not all(isinstance(name, str) for name in record["class_names"]):
+            raise ExportError(f"{source}: class_names is {_shown(record['class_names'])}; expected names only")
+        try:
+            return cls(
+                structure=structure,
+                class_names=tuple(record["class_names"]),
+                image_size=_sides(record["image_size"], f"{source}: image_size"),
+                input=_tensor(record["input"], f"{source}: input"),
+                outputs=tuple(_tensor(output, f"{source}: outputs") for output in record["outputs"]),
+                form=record["form"],
+                precision=record["precision"],
+                nms=None if record["nms"] is None else _nms(record["nms"], f"{source}: nms"),
+                opset=record["opset"],
+                preprocessing=_preprocessing(record["preprocessing"], f"{source}: preprocessing"),
+                versions=record["versions"],
+                verification=tuple(record["verification"]),
+                provenance=record["provenance"],
+            )
+        except ExportError as error:
+            prefix = "" if str(error).startswith(source) else f"{source}: "
+            raise ExportError(f"{prefix}{error}") from error
+
+
+def card_path(path: Path) -> Path:
+    """Where the card of an exported file lies: beside it, with the suffix .json."""
+    return path.with_suffix(".json")
+
+
+def read_card(path: str | Path) -> ModelCard:
+    """The card of an exported file; what an ONNX file holds counts more than the JSON beside it.
+
+    Args:
+        path: An .onnx or .xml file, or a card itself (.json).
+
+    Raises:
+        ExportError: No such file, truncated, not one of ours, malformed, or a JSON beside it of another structure.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        return _read_json(path)
+    beside = card_path(path)
+    if path.suffix != ".onnx":
+        if not path.is_file():
+            raise ExportError(f"{path}: no such file")
+        if not beside.is_file():
+            raise ExportError(
+                f"{path}: has no {beside.name} beside it, which says what it is; expected the export's folder"
+            )
+        return _read_json(beside)
+    metadata = read_metadata(path)
+    if METADATA_KEY not in metadata:
+        raise ExportError(
+            f"{path}: is an ONNX file, but not one of ours: its metadata lack {METADATA_KEY!r}; "
+            "expected a file that maenas export wrote"
+        )
+    card = ModelCard.from_dict(_decoded(metadata[METADATA_KEY], str(path)), source=str(path))
+    if beside.is_file():
+        other = _read_json(beside)
+        if other.structure.digest != card.structure.digest:
+            raise ExportError(
+                f"{beside}: digest is {other.structure.digest}; expected {card.structure.digest}, "
+                f"that of {path.name} beside it"
+            )
+    return card
+
+
+def _read_json(path: Path) -> ModelCard:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    return ModelCard.from_dict(_decoded(text, str(path)), source=str(path))
+
+
+def _decoded(text: str, source: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ExportError(f"{source}: the card is not valid JSON ({error})") from error
+
+
+_FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    "schema_version": object,
+    "digest": str,
+    "structure": dict,
+    "class_names": list,
+    "image_size": list,
+    "input": dict,
+    "outputs": list,
+    "form": str,
+    "precision": str,
+    "nms": (dict, type(None)),
+    "opset": int,
+    "preprocessing": dict,
+    "versions": dict,
+    "verification": list,
+    "provenance": dict,
+}
+_KINDS = {str: "text", dict: "an object", list: "a list", int: "a whole number", type(None): "null"}
+
+
+def _checked(content: object, fields: Mapping[str, type | tuple[type, ...]], source: str) -> dict[str, Any]:
+    """The content, if it is an object with exactly these fields of these kinds."""
+    if not isinstance(content, dict):
+        raise ExportError(f"{source}: the card is {_shown(content)}; expected an object")
+    for name in content:
+        if name not in fields:
+            raise ExportError(f"{source}: {name} is unknown; expected {', '.join(fields)}")
+    for name, kinds in fields.items():
+        if name not in content:
+            raise ExportError(f"{source}: {name} is missing")
+        if not isinstance(content[name], kinds):
+            expected = " or ".join(_KINDS[kind] for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+            raise ExportError(f"{source}: {name} is {_shown(content[name])}; expected {expected}")
+    return content
+
+
+def _tensor(content: object, source: str) -> TensorSpec:
+    record = _checked(content, {"name": str, "dtype": str, "shape": list}, source)
+    shape = record["shape"]
+    if not all(length is None or _is_count(length) for length in shape):
+        raise ExportError(f"{source}: shape is {_shown(shape)}; expected whole numbers, or null where free")
+    return TensorSpec(record["name"], record["dtype"], tuple(shape))
+
+
+def _nms(content: object, source: str) -> NmsSettings:
+    fields = {"score_threshold": object, "iou_threshold": object, "max_detections": object}
+    try:
+        return NmsSettings(**_checked(content, fields, source))
+    except ExportError as error:
+        prefix = "" if str(error).startswith(source) else f"{source}: "
+        raise ExportError(f"{prefix}{error}") from error
+
+
+def _preprocessing(content: object, source: str) -> Preprocessing:
+    """The record, which must state what readers of this version do; none is silently ignored."""
+    record = _checked(content, dict.fromkeys(Preprocessing.__dataclass_fields__, object), source)
+    expected = json.loads(json.dumps(asdict(Preprocessing())))
+    for name, value in record.items():
+        if value != expected[name]:
+            raise ExportError(f"{source}: {name} is {_shown(value)}; expected {_shown(expected[name])}")
+    return Preprocessing()
+
+
+def _sides(content: object, source: str) -> tuple[int, int]:
+    if not isinstance(content, list) or len(content) != 2 or not all(_is_count(side) for side in content):
+        raise ExportError(f"{source} is {_shown(content)}; expected [height, width]")
+    return content[0], content[1]
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, default=str)[:60]

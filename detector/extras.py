@@ -1,1 +1,0 @@
-from maenas.extras import require as require

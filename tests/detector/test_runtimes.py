@@ -1,0 +1,283 @@
+"""Exported files as predictors, and every way a file can be wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+from export_cases import by_score, lively, small_structure  # noqa: E402
+
+from detector import runtimes  # noqa: E402
+from detector.artifact import METADATA_KEY, NmsSettings, read_card  # noqa: E402
+from detector.errors import ExportError, InputError, MissingExtraError  # noqa: E402
+from detector.export import export_onnx  # noqa: E402
+from detector.onnx_metadata import read_metadata  # noqa: E402
+from detector.onnx_verify import example_images  # noqa: E402
+from detector.runtimes import is_installed, load_exported  # noqa: E402
+from maenas.errors import StructureError  # noqa: E402
+
+pytestmark = pytest.mark.export
+
+INSTALLED = [name for name in runtimes.SESSIONS if is_installed(name)]
+SIZE = (64, 96)
+NMS = {"score_threshold": 0.1, "iou_threshold": 0.6, "max_detections": 20}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return lively(small_structure())
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    """One file per form, made once; tests that change a file copy it."""
+    folder = tmp_path_factory.mktemp("exported")
+    shapes = {"raw": {"dynamic_size": True, "dynamic_batch": True}, "decoded": {"batch_size": 2}, "nms": NMS}
+    for form, options in shapes.items():
+        path = folder / form / "model.onnx"
+        export_onnx(model, path, class_names=model.class_names, outputs=form, verify=False, **options)
+    return folder
+
+
+@pytest.fixture
+def copied(exported, tmp_path):
+    """The folder of the decoded form, to be damaged."""
+    shutil.copytree(exported / "decoded", tmp_path / "export")
+    return tmp_path / "export"
+
+
+def with_metadata(path, change):
+    """The file again with a changed record."""
+    proto = onnx.load(path)
+    for entry in proto.metadata_props:
+        if entry.key == METADATA_KEY:
+            entry.value = json.dumps(change(json.loads(entry.value)))
+    path.write_bytes(proto.SerializeToString())
+
+
+@pytest.mark.parametrize("runtime", INSTALLED)
+@pytest.mark.parametrize("form, batch", [("raw", 3), ("decoded", 2), ("nms", 1)])
+def test_every_form_finds_what_torch_finds(model, exported, runtime, form, batch):
+    predictor = load_exported(exported / form, runtime=runtime, threads=1)
+    size = (96, 64) if form == "raw" else SIZE
+    images = example_images((batch, 3, *size))
+    wanted = model.detect(images, **NMS)
+    assert all(len(one) == 20 for one in wanted)
+    for found, one in zip(predictor.detect(images, **NMS), wanted, strict=True):
+        assert found.image_size == one.image_size == size
+        assert (found.boxes.dtype, found.scores.dtype, found.labels.dtype) == (np.float32, np.float32, np.int64)
+        np.testing.assert_allclose(by_score(found), by_score(one), rtol=0, atol=0.01)
+
+
+def test_what_a_predictor_states(model, exported):
+    free, fixed, nms = (load_exported(exported / form) for form in ("raw", "decoded", "nms"))
+    assert (free.batch_limit, free.fixed_size, free.image_size) == (None, False, SIZE)
+    assert (fixed.batch_limit, fixed.fixed_size, fixed.image_size) == (2, True, SIZE)
+    assert nms.card.nms == NmsSettings(**NMS)
+    assert fixed.class_names == model.class_names
+    assert fixed.runtime == "onnxruntime"
+
+
+def test_predict_goes_through_the_shared_path(exported):
+    pytest.importorskip("PIL")
+    image = np.full((50, 70, 3), 128, dtype=np.uint8)
+    found = load_exported(exported / "decoded").predict(image, score_threshold=0.4)
+    assert found.image_size == (50, 70)
+    assert found.class_names == load_exported(exported / "decoded").class_names
+
+
+def test_thresholds_of_the_nms_form(model, exported):
+    predictor = load_exported(exported / "nms")
+    images = example_images((1, 3, *SIZE))
+    (every,) = predictor.detect(images, **NMS)
+    stricter = {**NMS, "score_threshold": float(np.median(every.scores))}
+    (found,) = predictor.detect(images, **stricter)
+    (wanted,) = model.detect(images, **stricter)
+    assert 0 < len(found) == len(wanted) < len(every)
+    assert len(predictor.detect(images, **{**NMS, "max_detections": 4})[0]) == 4
+    assert len(predictor.detect(images, **{**NMS, "max_detections": 400})[0]) == 20
+    with pytest.raises(InputError, match=r"score_threshold is 0.03; expected at least 0.1, which is inside model.onnx"):
+        predictor.detect(images, **{**NMS, "score_threshold": 0.03})
+    with pytest.raises(InputError, match=r"iou_threshold is 0.7; expected 0.6, which is inside model.onnx"):
+        predictor.detect(images, **{**NMS, "iou_threshold": 0.7})
+
+
+@pytest.mark.parametrize(
+    "form, shape, message",
+    [
+        ("decoded", (1, 3, *SIZE), "the batch has 1 images; expected 2, which model.onnx is made for"),
+        ("decoded", (2, 3, 96, 64), "images are 96x64; expected 64x96"),
+        ("decoded", (2, 1, *SIZE), r"images have shape \(2, 1, 64, 96\); expected \(B, 3, H, W\)"),
+        ("raw", (1, 3, 64, 100), "image width is 100; expected a multiple of 32"),
+        ("raw", (0, 3, *SIZE), "images have shape"),
+        ("raw", (3, 64, 96), "images have shape"),
+    ],
+)
+def test_other_shapes_are_refused(exported, form, shape, message):
+    with pytest.raises(InputError, match=message):
+        load_exported(exported / form).run(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("keep", [0, 1, 10, 1000, 0.5, 0.99])
+def test_a_truncated_file_is_one_line(copied, keep):
+    path = copied / "model.onnx"
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
+    with pytest.raises(
+        ExportError, match=r"model.onnx: is (no ONNX file, or is cut short|empty|an ONNX file, but)"
+    ) as caught:
+        load_exported(copied)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_files_are_refused(copied, tmp_path):
+    path = copied / "model.onnx"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4)
+    with pytest.raises(ExportError, match="is no ONNX file"):
+        load_exported(path)
+    with pytest.raises(ExportError, match=r"nothing.onnx: cannot be read \(No such file"):
+        load_exported(tmp_path / "nothing.onnx")
+    with pytest.raises(ExportError, match=r"suffix is '.pt'; expected .onnx or .xml"):
+        load_exported(tmp_path / "model.pt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ExportError, match=r"holds exported files none; expected model.onnx"):
+        load_exported(tmp_path / "empty")
+
+
+def test_a_foreign_onnx_file_is_refused(tmp_path):
+    helper = onnx.helper
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 64, 64]) for name in ("images", "out")]
+    graph = helper.make_graph([helper.make_node("Relu", ["images"], ["out"])], "other", values[:1], values[1:])
+    onnx.save(helper.make_model(graph), tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match="is an ONNX file, but not one of ours: its metadata lack 'maenas'"):
+        load_exported(tmp_path)
+
+
+def test_the_file_counts_more_than_the_json_beside_it(copied):
+    (copied / "model.json").unlink()
+    assert load_exported(copied).card.form == "decoded"
+
+
+def test_a_card_of_another_structure_is_refused(copied):
+    path = copied / "model.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["structure"]["head"]["reg_max"] += 1
+    path.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(ExportError, match=r"model.json: digest is .*; expected .*, that of its structure"):
+        load_exported(copied)
+    card = read_card(copied / "model.onnx") if path.unlink() is None else None
+    head = dataclasses.replace(card.structure.head, reg_max=card.structure.head.reg_max + 1)
+    other = dataclasses.replace(card, structure=dataclasses.replace(card.structure, head=head))
+    path.write_text(json.dumps(other.to_dict()), encoding="utf-8")
+    with pytest.raises(ExportError, match=r"model.json: digest is .*; expected .*, that of model.onnx beside it"):
+        load_exported(copied)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"schema_version": 99}, "schema_version is 99; expected 1"),
+        ({"form": "boxes"}, "form is 'boxes'; expected one of raw, decoded, nms"),
+        ({"class_names": ["a"] * 9}, "class_names has 9 entries; expected 3"),
+        ({"image_size": [64]}, r"image_size is \[64\]; expected \[height, width\]"),
+        ({"outputs": [{"name": "scores"}]}, "outputs: dtype is missing"),
+        ({"opset": "18"}, 'opset is "18"; expected a whole number'),
+        ({"new": 1}, "new is unknown"),
+        (
+            {"nms": {"score_threshold": 0.1, "iou_threshold": 0.1, "max_detections": 1}},
+            "expected settings in the nms form",
+        ),
+        ({"preprocessing": None}, "preprocessing is null; expected an object"),
+        ({"input": {"name": "images", "dtype": "float32", "shape": [1, -3, 64, 64]}}, "input: shape is"),
+    ],
+)
+def test_a_malformed_card_names_the_field(copied, change, message):
+    with_metadata(copied / "model.onnx", lambda record: {**record, **change})
+    with pytest.raises(ExportError, match=f"model.onnx: .*{message}|model.onnx: {message}") as caught:
+        load_exported(copied)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_preprocessing_is_refused(copied):
+    def change(record):
+        return {**record, "preprocessing": {**record["preprocessing"], "channels": "BGR"}}
+
+    with_metadata(copied / "model.onnx", change)
+    with pytest.raises(ExportError, match='preprocessing: channels is "BGR"; expected "RGB"'):
+        load_exported(copied)
+
+
+def test_a_malformed_structure_in_the_card_is_named(copied):
+    with_metadata(copied / "model.onnx", lambda record: {**record, "structure": {}})
+    with pytest.raises(StructureError, match=r"model.onnx: structure"):
+        load_exported(copied)
+
+
+def test_a_card_that_the_graph_contradicts_is_refused(copied):
+    def change(record):
+        return {**record, "outputs": [{**record["outputs"][0], "name": "other"}]}
+
+    with_metadata(copied / "model.onnx", change)
+    with pytest.raises(ExportError, match="has inputs images and outputs scores, boxes; expected images and other"):
+        load_exported(copied)
+
+
+@pytest.mark.parametrize("runtime", INSTALLED)
+def test_a_graph_that_a_runtime_refuses_is_one_line(copied, runtime):
+    path = copied / "model.onnx"
+    proto = onnx.load(path)
+    proto.graph.node[3].op_type = "NoSuchOperator"
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(ExportError, match=f"model.onnx: cannot be opened in {runtime}: ") as caught:
+        load_exported(copied, runtime=runtime)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_runtimes_and_thread_counts_are_refused(exported):
+    with pytest.raises(InputError, match="runtime is 'tvm'; expected one of onnxruntime, openvino"):
+        load_exported(exported / "raw", runtime="tvm")
+    with pytest.raises(InputError, match="threads is 0; expected a whole number, 1 or more"):
+        load_exported(exported / "raw", threads=0)
+
+
+@pytest.mark.parametrize("runtime, extra", [("onnxruntime", "onnx"), ("openvino", "openvino")])
+def test_a_missing_runtime_names_the_extra(exported, monkeypatch, runtime, extra):
+    monkeypatch.setitem(sys.modules, runtime, None)
+    with pytest.raises(MissingExtraError, match=rf"needs the package {runtime}.*maenas\[{extra}\]"):
+        load_exported(exported / "raw", runtime=runtime)
+
+
+def test_openvino_serves_where_onnx_runtime_is_missing(exported, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert load_exported(exported / "raw").runtime == "openvino"
+
+
+def test_openvino_files_need_their_card(exported, copied, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    openvino.save_model(openvino.Core().read_model(copied / "model.onnx"), copied / "other.xml", compress_to_fp16=False)
+    with pytest.raises(ExportError, match=r"has no other.json beside it"):
+        load_exported(copied / "other.xml")
+    shutil.copy(copied / "model.json", copied / "other.json")
+    predictor = load_exported(copied / "other.xml", threads=1)
+    images = example_images((2, 3, *SIZE))
+    wanted = load_exported(exported / "decoded").run(images)
+    assert predictor.runtime == "openvino"
+    np.testing.assert_allclose(predictor.run(images)["boxes"], wanted["boxes"], rtol=0, atol=0.05)
+    with pytest.raises(InputError, match=r"expected openvino for .xml files"):
+        load_exported(copied / "other.xml", runtime="onnxruntime")
+
+
+def test_metadata_are_read_without_the_onnx_package(exported):
+    path = exported / "raw" / "model.onnx"
+    assert read_metadata(path) == {entry.key: entry.value for entry in onnx.load(path).metadata_props}
