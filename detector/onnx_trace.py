@@ -78,6 +78,7 @@ def trace(model: Detector, *, batch: int | None, image_size: tuple[int, int] | N
     assert program is not None
     proto = program.model_proto
     _strip(proto)
+    _give_each_conv_its_bias(proto.graph)
     return proto
 
 
@@ -100,6 +101,25 @@ def _strip(proto: Any) -> None:  # noqa: ANN401
     for value in (*graph.input, *graph.output):
         value.doc_string = ""
         del value.metadata_props[:]
+
+
+def _give_each_conv_its_bias(graph: Any) -> None:  # noqa: ANN401
+    """Undo the merging of equal biases, such as the zeros of untrained layers.
+
+    Runtimes do not fuse a bias that several convolutions share, so an untrained network would run slower than the
+    trained one it stands for.
+    """
+    constants = {constant.name: constant for constant in graph.initializer}
+    taken: set[str] = set()
+    for node in graph.node:
+        if node.op_type != "Conv" or len(node.input) < 3:
+            continue
+        name = node.input[2]
+        if name in taken:
+            own = graph.initializer.add()
+            own.CopyFrom(constants[name])
+            own.name = node.input[2] = f"{node.name}_bias"
+        taken.add(name)
 
 
 @contextmanager

@@ -43,6 +43,9 @@ def random_detector(structure: Structure, seed: int = 0) -> Detector:
         torch.manual_seed(seed)
         model = Detector(structure)
         images = random_images(8, structure.backbone.stem.in_channels, 128, 128)
+        for parameter in model.head.parameters():
+            # Initial biases are equal, those of a trained network are not.
+            parameter.data += 0.01 * torch.randn_like(parameter)
     standardise(model, images)
     return model.eval()
 

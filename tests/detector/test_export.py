@@ -343,3 +343,17 @@ def test_published_models_are_exported_and_verified(tmp_path, name):
     structure = with_image_size(published(name), 96, 64)
     report = save(lively(structure), tmp_path / "model.onnx", dynamic_batch=True)
     assert len(report.checks) == 2 * len(INSTALLED)
+
+
+def test_no_two_convolutions_share_a_bias(tmp_path):
+    """Equal biases must not be merged: runtimes would not fuse them, and the network would run slower than a trained one."""
+    model = deploy(Detector(published("ns")))
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.bias.fill_(0.5)
+    model.export(tmp_path / "model.onnx", image_size=(64, 64), verify=False)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    biases = [node.input[2] for node in graph.node if node.op_type == "Conv"]
+    assert len(biases) == 91 and len(set(biases)) == 91
+    assert set(biases) <= {constant.name for constant in graph.initializer}
