@@ -58,6 +58,7 @@ class MeasuredSearch:
         budget_ms: The latency budget.
         finalist: The best-scored network whose measured latency is within the budget.
         timed: Every network timed, in the order of the rounds.
+        searched_ms: Limit on the predicted latency in the last search: the budget corrected by the bias.
         bias: Median of measured over predicted latency: what the table is off by in this region.
         rounds: Rounds of search and measurement.
     """
@@ -66,6 +67,7 @@ class MeasuredSearch:
     budget_ms: float
     finalist: Timed
     timed: tuple[Timed, ...]
+    searched_ms: float
     bias: float
     rounds: int
 
@@ -85,7 +87,8 @@ def search_measured(
     """
     budget_ms = _latency_budget(request)
     timed: dict[str, Timed] = {}
-    limit, result, rounds = budget_ms, None, 0
+    limit = searched_ms = budget_ms
+    result, rounds = None, 0
     for round_index in range(ROUNDS):
         try:
             result = run_request(_with_latency(request, limit))
@@ -93,6 +96,7 @@ def search_measured(
             if round_index == 0:
                 raise
             break  # the corrected budget is out of reach: what was timed so far has to do
+        searched_ms = limit
         fresh = [candidate for candidate in result.shortlist if candidate.structure.digest not in timed]
         rounds += 1
         if fresh:
@@ -124,6 +128,7 @@ def search_measured(
         budget_ms=budget_ms,
         finalist=best,
         timed=tuple(timed.values()),
+        searched_ms=searched_ms,
         bias=statistics.median(each.ratio for each in timed.values()),
         rounds=rounds,
     )

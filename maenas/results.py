@@ -12,6 +12,7 @@ from maenas import __version__
 from maenas.errors import OutputError
 from maenas.files import make_folder, write_text_atomically
 from maenas.latency.table import LatencyTable
+from maenas.measured_search import MeasuredSearch
 from maenas.search import Candidate, Request, SearchResult
 from maenas.structure import save_structure
 
@@ -111,7 +112,7 @@ def candidate_record(candidate: Candidate) -> dict[str, Any]:
     return record
 
 
-def result_record(result: SearchResult, run_dir: Path) -> dict[str, Any]:
+def result_record(result: SearchResult, run_dir: Path, measured: MeasuredSearch | None = None) -> dict[str, Any]:
     """Everything `--json` prints and search.json keeps; no dates, so that equal questions give equal files."""
     certificate = result.certificate
     record = candidate_record(result.best) | table_record(result.request.goal.table)
@@ -136,9 +137,33 @@ def result_record(result: SearchResult, run_dir: Path) -> dict[str, Any]:
     record["structure"] = result.best.structure.to_dict()
     record["shortlist"] = [candidate_record(candidate) for candidate in result.shortlist]
     record["request"] = request_record(result.request)
+    record["measured"] = None if measured is None else measured_record(measured)
     record["run_dir"] = str(run_dir)
     record["maenas_version"] = __version__
     return record
+
+
+def measured_record(measured: MeasuredSearch) -> dict[str, Any]:
+    """What was timed, and what the table is off by near this budget."""
+    return {
+        "finalist": measured.finalist.candidate.structure.digest,
+        "measured_ms": measured.finalist.measured_ms,
+        "budget_ms": measured.budget_ms,
+        "searched_ms": measured.searched_ms,
+        "bias": measured.bias,
+        "rounds": measured.rounds,
+        "timed": [
+            {
+                "digest": each.candidate.structure.digest,
+                "round": each.round_index + 1,
+                "score": each.candidate.score,
+                "predicted_ms": each.measured_ms / each.ratio,
+                "measured_ms": each.measured_ms,
+                "ratio": each.ratio,
+            }
+            for each in measured.timed
+        ],
+    }
 
 
 def claim_run_dir(run_dir: Path, asked: dict[str, Any], *, force: bool, record: str = SEARCH_FILE) -> None:
@@ -170,7 +195,7 @@ def _held_request(record: Path) -> object:
         return None
 
 
-def write_run(result: SearchResult, run_dir: Path) -> None:
+def write_run(result: SearchResult, run_dir: Path, measured: MeasuredSearch | None = None) -> None:
     """Write the run folder; search.json comes last, so a folder that has it is complete.
 
     Raises:
@@ -190,7 +215,8 @@ def write_run(result: SearchResult, run_dir: Path) -> None:
             stale.unlink()
     write_text_atomically(run_dir / "shortlist.csv", _shortlist_csv(result))
     save_structure(result.best.structure, run_dir / STRUCTURE_FILE)
-    write_text_atomically(run_dir / SEARCH_FILE, json.dumps(result_record(result, run_dir), indent=2) + "\n")
+    record = result_record(result, run_dir, measured)
+    write_text_atomically(run_dir / SEARCH_FILE, json.dumps(record, indent=2) + "\n")
 
 
 def _shortlist_csv(result: SearchResult) -> str:

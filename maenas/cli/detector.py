@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from maenas.errors import MaenasError
+
+if TYPE_CHECKING:
+    from maenas.structure import Structure
 
 
 class BundleError(MaenasError, ImportError):
@@ -34,3 +40,13 @@ def bundled(module: str) -> ModuleType:
         raise BundleError(
             f"this needs the package {missing}; install it with: pip install 'maenas[detector]'"
         ) from error
+
+
+def exporter(seed: int) -> Callable[[Structure, Path], None]:
+    """Writes the deployed detector of a structure as a user would, with random weights, for timings."""
+
+    def export(structure: Structure, path: Path) -> None:
+        model = bundled("reparam").deploy(bundled("standardise").random_detector(structure, seed))
+        bundled("timing_export").export_for_timing(model, path)
+
+    return export

@@ -17,6 +17,8 @@ COMMANDS = {
     "explain": "maenas.cli.explain",
     "export": "maenas.cli.export",
     "predict": "maenas.cli.predict",
+    "profile": "maenas.cli.profile",
+    "benchmark": "maenas.cli.benchmark",
     "table": "maenas.cli.table",
     "convert": "maenas.cli.convert",
 }

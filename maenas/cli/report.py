@@ -10,6 +10,7 @@ from rich.table import Table
 
 from maenas.budgets import format_amount
 from maenas.latency.table import LatencyTable
+from maenas.measured_search import MeasuredSearch
 from maenas.neighbours import nearest_published
 from maenas.search import Candidate, Request, SearchResult
 from maenas.structure import Structure
@@ -134,7 +135,29 @@ def shortlist_table(candidates: tuple[Candidate, ...]) -> Table:
     return table
 
 
-def print_search(result: SearchResult, run_dir: Path, *, seconds: float) -> None:
+def measured_table(measured: MeasuredSearch) -> Table:
+    """Every network that was timed, by round, and the one that was chosen."""
+    table = Table(title="measured on this machine", title_justify="left")
+    for heading in ("round", "score", "predicted ms", "measured ms", "ratio", "of budget", "digest", ""):
+        table.add_column(heading, justify="left" if heading in ("digest", "") else "right")
+    for each in measured.timed:
+        chosen = each is measured.finalist
+        table.add_row(
+            str(each.round_index + 1),
+            f"{each.candidate.score:.4f}",
+            f"{each.measured_ms / each.ratio:.3f}",
+            f"{each.measured_ms:.3f}",
+            f"{each.ratio:.3f}",
+            f"{100 * each.measured_ms / measured.budget_ms:.1f} %",
+            each.candidate.structure.digest,
+            "chosen" if chosen else "" if each.measured_ms <= measured.budget_ms else "over budget",
+        )
+    return table
+
+
+def print_search(
+    result: SearchResult, run_dir: Path, *, seconds: float, measured: MeasuredSearch | None = None
+) -> None:
     """The answer of a search; the elapsed time goes to standard error, so that equal questions print equal answers."""
     out = console()
     out.print(stage_table(result.best.structure))
@@ -143,9 +166,15 @@ def print_search(result: SearchResult, run_dir: Path, *, seconds: float) -> None
     if nearest is not None:
         columns[f"{nearest[0]} (same model)"] = nearest[1]
     out.print(figures_table(columns))
-    for line in (*_latency_lines(result), _budget_line(result.request), _proof_line(result)):
+    if measured is None:
+        lines = [*_latency_lines(result), _budget_line(result.request), _proof_line(result)]
+    else:
+        lines = [*_latency_lines(result), *_measured_lines(measured), _budget_line(result.request)]
+    for line in lines:
         out.print(line, markup=False)
-    if len(result.shortlist) > 1:
+    if measured is not None:
+        out.print(measured_table(measured))
+    elif len(result.shortlist) > 1:
         out.print(shortlist_table(result.shortlist))
     out.print(f"written: {run_dir}/structure.json, search.json, shortlist.csv, shortlist/", markup=False)
     Console(stderr=True, highlight=False).print(f"searched in {seconds:.2f} s", style="dim")
@@ -164,6 +193,21 @@ def _latency_lines(result: SearchResult) -> list[str]:
         )
     if table.campaign.get("flags"):
         lines.append(f"         flags of the measurement: {', '.join(table.campaign['flags'])}")
+    return lines
+
+
+def _measured_lines(measured: MeasuredSearch) -> list[str]:
+    share = 100 * measured.finalist.measured_ms / measured.budget_ms
+    certificate = measured.result.certificate
+    lines = [
+        f"measured: {measured.finalist.measured_ms:.3f} ms, {share:.1f} % of the budget; near it the table is off by "
+        f"a factor of {measured.bias:.3f} ({len(measured.timed)} networks, {measured.rounds} rounds)"
+    ]
+    if certificate is not None:
+        lines.append(
+            f"proof:   nothing in this space scores above {certificate.upper_bound:.4f} at a predicted latency of "
+            f"{measured.searched_ms:.3f} ms, the budget of the last round"
+        )
     return lines
 
 

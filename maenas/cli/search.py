@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 from maenas.cli.question import add_goal_arguments, add_space_arguments, request_from
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from maenas.measured_search import MeasuredSearch
     from maenas.search import Request, SearchResult
+    from maenas.structure import Structure
 
 HELP = "find the detector of the highest score within your budgets, with a proof"
 EXAMPLE = "maenas search --budget 3.8ms --device t4 --block res"
@@ -28,9 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     solver.add_argument("--seed", type=int, default=0, help="evolution: same seed, same answer (default: 0)")
     solver.add_argument("--candidates", type=int, default=200_000, metavar="N", help="evolution: children to draw")
     solver.add_argument("--workers", type=int, default=1, metavar="N", help="evolution: processes for your own score")
+    loop = parser.add_argument_group("device in the loop")
+    loop.add_argument(
+        "--measure",
+        action="store_true",
+        help="time the shortlist on this machine and pick by measured latency (needs --device local or its table)",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--out", metavar="DIR", help="run folder (default: runs/search/<question>)")
-    output.add_argument("--force", action="store_true", help="overwrite the result of another search in --out")
+    output.add_argument(
+        "--force", action="store_true", help="overwrite another search in --out; with --measure keep disturbed timings"
+    )
     output.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -46,14 +57,15 @@ def run(arguments: argparse.Namespace) -> int:
     request = _request(arguments)
     run_dir = Path(arguments.out) if arguments.out else default_run_dir(request)
     claim_run_dir(run_dir, request_record(request), force=arguments.force)
-    result = _search(request, run_dir)
-    write_run(result, run_dir)
+    measured = _search_measured(request, run_dir, force=arguments.force) if arguments.measure else None
+    result = _search(request, run_dir) if measured is None else measured.result
+    write_run(result, run_dir, measured)
     if arguments.json:
-        print(json.dumps(result_record(result, run_dir)))
+        print(json.dumps(result_record(result, run_dir, measured)))
     else:
         from maenas.cli.report import print_search
 
-        print_search(result, run_dir, seconds=time.perf_counter() - started)
+        print_search(result, run_dir, seconds=time.perf_counter() - started, measured=measured)
     return 0
 
 
@@ -98,3 +110,36 @@ def _search(request: Request, run_dir: Path) -> SearchResult:
             bars.update(task, completed=done, description=f"evolution, best {best:.3f}")
 
         return run_request(request, checkpoint=run_dir / "evolution.json", progress=show)
+
+
+def _search_measured(request: Request, run_dir: Path, *, force: bool) -> MeasuredSearch:
+    """Search and measure in turns, with progress on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from maenas.cli.detector import exporter
+    from maenas.errors import BudgetError
+    from maenas.measured_search import search_measured
+    from maenas.profiling.device import LocalDevice
+    from maenas.profiling.harness import Settings
+
+    if request.goal.table is None or request.goal.scope != "detector":
+        raise BudgetError("--measure times whole detectors on a device; expected --device and --scope detector")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
+        task = bars.add_task("exporting", total=None)
+        device = LocalDevice(
+            table=request.goal.table,
+            folder=run_dir / "measured",
+            export=exporter(seed=0),
+            settings=Settings(force=force, min_seconds=1.0),
+            progress=lambda done, total, left, key: bars.update(
+                task, completed=done, total=total, description="timing"
+            ),
+        )
+
+        def measure(structures: Sequence[Structure]) -> list[float]:
+            label = "-".join(structure.digest[:4] for structure in structures)
+            return [stats.ms_p25 for stats in device.time(structures, label=label)]
+
+        return search_measured(request, measure)

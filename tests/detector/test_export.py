@@ -346,7 +346,7 @@ def test_published_models_are_exported_and_verified(tmp_path, name):
 
 
 def test_no_two_convolutions_share_a_bias(tmp_path):
-    """Equal biases must not be merged: runtimes would not fuse them, and the network would run slower than a trained one."""
+    """Merged, equal biases would not be fused by runtimes, and the network would run slower than a trained one."""
     model = deploy(Detector(published("ns")))
     with torch.no_grad():
         for module in model.modules():

@@ -46,7 +46,7 @@ def test_a_structure_has_random_weights(tmp_path: Path):
     first, again = (load_detector(published("ns"))[0].state_dict() for _ in range(2))
     assert all(torch.equal(value, again[key]) for key, value in first.items())
     path.with_suffix(".onnx").touch()
-    with pytest.raises(InputError, match="describes the exported file beside it; expected a structure, or .*onnx"):
+    with pytest.raises(InputError, match=r"describes the exported file beside it; expected a structure, or .*onnx"):
         load_detector(path)
 
 

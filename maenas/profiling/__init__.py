@@ -1,0 +1,1 @@
+"""Latency tables of new hardware: timing, networks, attribution of layer times, and the fit."""

@@ -1,0 +1,166 @@
+"""An ONNX file as far as a backend has to know it: its nodes by name and its one input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maenas.errors import ProfileError
+from maenas.extras import require
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_FLOAT_TYPES = {1: "float32", 10: "float16"}
+"""Numbers of the element types in the ONNX format that an input may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node of the graph.
+
+    Attributes:
+        name: As in the file; a node without one is named after its first output.
+        op_type: Such as `Conv`.
+        inputs: Names of tensors; the empty ones are left out.
+        outputs: Names of tensors.
+    """
+
+    name: str
+    op_type: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """The graph of a file, without its weights.
+
+    Attributes:
+        path: The file.
+        nodes: In file order, which is an order of execution.
+        input_name: The one input.
+        input_dtype: `float32` or `float16`.
+        input_dims: A length per axis, or the name of a free axis (empty where it has none).
+        metadata: Text values that the exporter left.
+        content: The file again with names for all nodes, where some had none.
+    """
+
+    path: Path
+    nodes: tuple[Node, ...]
+    input_name: str
+    input_dtype: str
+    input_dims: tuple[int | str, ...]
+    metadata: Mapping[str, str]
+    content: bytes | None
+
+    @property
+    def source(self) -> str | bytes:
+        """What a runtime should read."""
+        return str(self.path) if self.content is None else self.content
+
+
+def read_model_file(path: Path | str) -> ModelFile:
+    """Read a network with one floating-point input of four axes.
+
+    Raises:
+        ProfileError: The file cannot be read or has other inputs.
+        MissingExtraError: The package onnx is not installed.
+    """
+    onnx = require("onnx", extra="profile", purpose="reading an ONNX file")
+    path = Path(path)
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be read ({error.strerror or error}); expected an ONNX file") from error
+    except Exception as error:
+        # protobuf's DecodeError, whose module differs between its versions.
+        raise ProfileError(f"{path}: cannot be read ({_first_line(error)}); expected an ONNX file") from error
+    if not model.graph.node:
+        raise ProfileError(f"{path}: has no nodes; expected an ONNX file of a network")
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise ProfileError(f"{path}: has {len(inputs)} inputs ({names}); expected one, the images")
+    value = inputs[0]
+    tensor_type = value.type.tensor_type
+    dims = tuple(
+        axis.dim_value if axis.HasField("dim_value") and axis.dim_value > 0 else str(axis.dim_param)
+        for axis in tensor_type.shape.dim
+    )
+    if len(dims) != 4:
+        raise ProfileError(
+            f"{path}: input {value.name} has {len(dims)} axes ({shape_text(dims)}); expected 4: batch, 3, height, width"
+        )
+    dtype = _FLOAT_TYPES.get(tensor_type.elem_type)
+    if dtype is None:
+        kind = onnx.TensorProto.DataType.Name(tensor_type.elem_type).lower()
+        raise ProfileError(f"{path}: input {value.name} is of type {kind}; expected float32 or float16")
+    unnamed = [node for node in model.graph.node if not node.name]
+    for node in unnamed:
+        node.name = next(output for output in node.output if output)
+    external = any(tensor.external_data for tensor in model.graph.initializer)
+    return ModelFile(
+        path=path,
+        nodes=tuple(
+            Node(node.name, node.op_type, tuple(name for name in node.input if name), tuple(node.output))
+            for node in model.graph.node
+        ),
+        input_name=value.name,
+        input_dtype=dtype,
+        input_dims=dims,
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+        # Weights in a second file are found beside the first only: such a network keeps its nameless nodes.
+        content=model.SerializeToString() if unnamed and not external else None,
+    )
+
+
+def shape_text(dims: Sequence[int | str]) -> str:
+    """Such as `1x3x416x416`, with `?` or the name for a free axis."""
+    return "x".join(str(dim) or "?" for dim in dims)
+
+
+def input_shape(model: ModelFile, *, batch: int, image_size: tuple[int, int] | None) -> tuple[int, int, int, int]:
+    """Shape to run with: the file's lengths, and what was asked for on its free axes.
+
+    Args:
+        model: The file.
+        batch: Images per run.
+        image_size: (height, width) for files whose sides are free; None: the file has to say it.
+
+    Raises:
+        ProfileError: The file takes another batch or size, or leaves the size open while none is asked for.
+    """
+    where = f"{model.path}: input {model.input_name} is {shape_text(model.input_dims)}"
+    sizes: list[int] = []
+    for axis, wanted, option in (
+        (0, batch, "batch"),
+        (1, 3, "number of channels"),
+        (2, image_size[0] if image_size else None, "image height"),
+        (3, image_size[1] if image_size else None, "image width"),
+    ):
+        given = model.input_dims[axis]
+        if isinstance(given, str):
+            if wanted is None:
+                raise ProfileError(f"{where}, its size is free; expected an image size (height x width) to run it with")
+            sizes.append(wanted)
+        elif axis == 1 or wanted is None or wanted == given:
+            sizes.append(given)
+        else:
+            raise ProfileError(f"{where}, but the {option} asked for is {wanted}; expected {given}")
+    return sizes[0], sizes[1], sizes[2], sizes[3]
+
+
+def random_images(shape: tuple[int, ...], dtype: str, *, seed: int = 0) -> NDArray[np.floating]:
+    """Seeded images, uniform from 0 to 255: no value is so small that arithmetic with it is slow."""
+    import numpy as np
+
+    return np.random.default_rng(seed).uniform(0.0, 255.0, shape).astype(dtype)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,274 @@
+"""TensorRT 10 and 11 on an NVIDIA GPU, behind a narrow adapter. Not run on hardware: tested with a fake adapter only.
+
+TensorRT 11 takes the precision from the file; 10 may be asked for fp16. Either way the engine is asked afterwards what
+its convolutions really run in, and an engine that runs fp32 where fp16 was claimed is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from maenas.errors import ProfileError
+from maenas.extras import require
+from maenas.profiling.backends.layers import LayerTime, complete_sources, typical_run
+from maenas.profiling.backends.model_file import ModelFile, input_shape, random_images, read_model_file
+
+_PROFILED_RUNS = (7, 50)
+_WARM_UP = 3
+_HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_MOST_FP32 = 0.1
+_NODE = re.compile(r"\[ONNX Layer: ([^\]|]+?) *[\]|]")
+_PRECISIONS = (
+    ("bf16", "bf16"),
+    ("bfloat16", "bf16"),
+    ("fp16", "fp16"),
+    ("half", "fp16"),
+    ("int8", "int8"),
+    ("fp8", "fp8"),
+)
+
+
+class Engine(Protocol):
+    """A built engine with its buffers."""
+
+    def layer_information(self) -> str:
+        """The engine inspector's JSON."""
+        ...
+
+    def execute(self, images: Any) -> None:  # noqa: ANN401
+        """Copy the images in, run, copy all outputs back, and wait."""
+        ...
+
+    def profile(self, images: Any) -> list[tuple[str, float]]:  # noqa: ANN401
+        """The same with a profiler: name and ms of each layer."""
+        ...
+
+    def close(self) -> None:
+        """Free engine and buffers."""
+        ...
+
+
+class Adapter(Protocol):
+    """All that is asked of TensorRT.
+
+    Attributes:
+        version: Of TensorRT.
+        device_name: Of the GPU.
+    """
+
+    version: str
+    device_name: str
+
+    def build(self, model: ModelFile, shape: tuple[int, int, int, int], *, fp16: bool) -> Engine:
+        """Build an engine.
+
+        Raises:
+            ProfileError: The file cannot be parsed or built; with TensorRT's reasons.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class EngineLayer:
+    """A layer as the engine inspector describes it.
+
+    Attributes:
+        name: As the profiler reports it.
+        kind: Such as `CaskConvolution` or `Reformat`.
+        nodes: ONNX nodes that it stands for.
+        inputs: Names of tensors.
+        outputs: Names of tensors.
+        precisions: Of inputs and outputs, as far as the inspector tells.
+    """
+
+    name: str
+    kind: str
+    nodes: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    precisions: frozenset[str]
+
+
+@dataclass(frozen=True)
+class TensorRtBackend:
+    """The first GPU; see `Backend`."""
+
+    adapter: Adapter
+    precision: str
+    batch: int
+    threads: int
+    name: str = "tensorrt"
+    has_layer_times: bool = True
+
+    @property
+    def version(self) -> str:
+        """Of TensorRT."""
+        return self.adapter.version
+
+    @property
+    def device_name(self) -> str:
+        """Of the GPU."""
+        return self.adapter.device_name
+
+    def entry(
+        self, onnx_path: Path, *, key: str, layers: bool, image_size: tuple[int, int] | None = None
+    ) -> TensorRtEntry:
+        """A network; see `Backend.entry`."""
+        model = read_model_file(onnx_path)
+        shape = input_shape(model, batch=self.batch, image_size=image_size)
+        return TensorRtEntry(key, self, model, shape, layers)
+
+
+def open_backend(*, threads: int, precision: str, batch: int) -> TensorRtBackend:
+    """TensorRT with these settings; the number of threads is that of the host and changes nothing."""
+    require("tensorrt", extra="tensorrt", purpose="profiling with TensorRT")
+    from maenas.profiling.backends.tensorrt_adapter import open_adapter
+
+    return TensorRtBackend(open_adapter(), precision, batch, threads)
+
+
+@dataclass(frozen=True)
+class TensorRtEntry:
+    """A network whose engine is built on opening."""
+
+    key: str
+    backend: TensorRtBackend
+    model: ModelFile
+    shape: tuple[int, int, int, int]
+    with_layers: bool
+
+    @contextmanager
+    def open(self) -> Iterator[TensorRtRun]:
+        """Build the engine, and refuse it where it is not of the precision that was claimed."""
+        fp16 = self.backend.precision == "fp16"
+        engine = self.backend.adapter.build(self.model, self.shape, fp16=fp16)
+        try:
+            layers = read_layer_information(engine.layer_information(), self.model)
+            if fp16:
+                check_fp16(layers, self.model)
+            yield TensorRtRun(self, engine, layers, random_images(self.shape, self.model.input_dtype))
+        finally:
+            engine.close()
+
+
+@dataclass
+class TensorRtRun:
+    """An engine; see `OpenEntry`."""
+
+    entry: TensorRtEntry
+    engine: Engine
+    information: tuple[EngineLayer, ...]
+    images: Any
+    recent: int = 0
+
+    def run(self) -> float:
+        """One inference, copies to the GPU and back included."""
+        started = time.perf_counter()
+        self.engine.execute(self.images)
+        seconds = time.perf_counter() - started
+        self.recent += 1
+        return seconds
+
+    def discard(self) -> None:
+        """Let the runs so far count for nothing."""
+        self.recent = 0
+
+    def layers(self) -> tuple[LayerTime, ...] | None:
+        """Layers of profiled runs that are made now: a profiler keeps the GPU waiting between layers."""
+        if not self.entry.with_layers:
+            return None
+        low, high = _PROFILED_RUNS
+        count = min(max(self.recent, low), high)
+        self.discard()
+        runs: list[dict[str, float]] = []
+        for _ in range(_WARM_UP + count):
+            run: dict[str, float] = {}
+            for name, ms in self.engine.profile(self.images):
+                run[name] = run.get(name, 0.0) + ms
+            runs.append(run)
+        return layer_times(self.information, typical_run(runs[_WARM_UP:]), self.entry.model)
+
+
+def layer_times(information: Sequence[EngineLayer], ms: Mapping[str, float], model: ModelFile) -> tuple[LayerTime, ...]:
+    """Times of the profiler with what the inspector says about its layers.
+
+    Raises:
+        ProfileError: The profiler reports layers that the engine does not have.
+    """
+    unknown = [name for name in ms if name not in {layer.name for layer in information}]
+    if unknown:
+        raise ProfileError(
+            f"{model.path}: TensorRT timed the layer {unknown[0]!r}; expected one of the engine's layers"
+        )
+    feeds: dict[str, tuple[str, ...]] = {}
+    found = []
+    for layer in information:
+        inputs = tuple(dict.fromkeys(name for tensor in layer.inputs for name in feeds.get(tensor, ())))
+        timed = layer.name in ms
+        for tensor in layer.outputs:
+            feeds[tensor] = (layer.name,) if timed else inputs
+        if timed:
+            found.append(LayerTime(layer.name, layer.kind, layer.nodes, inputs, ms[layer.name]))
+    return complete_sources(found, model.nodes)
+
+
+def read_layer_information(text: str, model: ModelFile) -> tuple[EngineLayer, ...]:
+    """The engine inspector's JSON, of TensorRT 10 (`Format/Datatype`) or 11 (`Format` and `DataType`).
+
+    Raises:
+        ProfileError: It is no such JSON, or holds names only because the engine was built without details.
+    """
+    try:
+        layers = json.loads(text)["Layers"]
+        if any(isinstance(layer, str) for layer in layers):
+            raise ProfileError(f"{model.path}: TensorRT gave layer names only; expected an engine built with details")
+        known = {node.name for node in model.nodes}
+        return tuple(_layer(layer, known) for layer in layers)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ProfileError(f"{model.path}: TensorRT's layer information cannot be read ({error!r})") from error
+
+
+def _layer(content: Mapping[str, Any], known: set[str]) -> EngineLayer:
+    name, tensors = str(content["Name"]), [*content.get("Inputs", ()), *content.get("Outputs", ())]
+    named = _NODE.findall(str(content.get("Metadata", "")))
+    # Without metadata: the name lists nodes, as in `conv1 + PWN(sigmoid, mul)`.
+    nodes = [node for node in named or re.split(r"[\s+(),]+", name) if node in known]
+    return EngineLayer(
+        name=name,
+        kind=str(content.get("LayerType", "")),
+        nodes=() if content.get("LayerType") == "Reformat" else tuple(dict.fromkeys(nodes)),
+        inputs=tuple(str(tensor["Name"]) for tensor in content.get("Inputs", ())),
+        outputs=tuple(str(tensor["Name"]) for tensor in content.get("Outputs", ())),
+        precisions=frozenset(filter(None, map(_precision, tensors))),
+    )
+
+
+def _precision(tensor: Mapping[str, Any]) -> str:
+    told = str(tensor.get("DataType") or tensor.get("Format/Datatype") or tensor.get("Format") or "").lower()
+    for word, precision in _PRECISIONS:
+        if word in told:
+            return precision
+    return "fp32" if "fp32" in told or "float" in told else ""
+
+
+def check_fp16(layers: Sequence[EngineLayer], model: ModelFile) -> None:
+    """Refuse an engine whose convolutions and products do not run in fp16.
+
+    Raises:
+        ProfileError: More than a tenth of them has neither input nor output in fp16.
+    """
+    heavy_nodes = {node.name for node in model.nodes if node.op_type in _HEAVY}
+    heavy = [layer for layer in layers if heavy_nodes.intersection(layer.nodes)]
+    wrong = [layer for layer in heavy if layer.precisions and not layer.precisions & {"fp16", "int8", "fp8"}]
+    if len(wrong) > _MOST_FP32 * len(heavy):
+        raise ProfileError(
+            f"{model.path}: {len(wrong)} of {len(heavy)} convolutions run in {'/'.join(sorted(wrong[0].precisions))} "
+            f"({wrong[0].name!r} for one); expected fp16: TensorRT 11 needs a file exported in fp16"
+        )

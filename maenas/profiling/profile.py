@@ -1,0 +1,194 @@
+"""`maenas profile` from end to end: plan, export, time, fit, write; every step continues what an earlier run left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from maenas.errors import ProfileError
+from maenas.files import make_folder, write_text_atomically
+from maenas.latency.table_write import check_target, write_table
+from maenas.profiling.backends import open_backend
+from maenas.profiling.backends.reference import write_reference
+from maenas.profiling.build import Conditions, describe_space, extra_files, table_header, table_rows
+from maenas.profiling.campaign import Exporter, Sizes, plan_networks, write_networks
+from maenas.profiling.fit import Fit, fit
+from maenas.profiling.harness import Progress, Record, Settings, run_campaign
+from maenas.profiling.host import describe_host, fingerprint, pin
+from maenas.spaces import SearchSpace
+from maenas.structure import Structure
+
+JOURNAL_FILE, PLAN_FILE, NETWORKS_FOLDER = "journal.jsonl", "plan.json", "networks"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a profile is asked for.
+
+    Attributes:
+        spaces: Search spaces the table is for, image size and classes applied.
+        backend: Runtime.
+        threads: CPU threads of one inference.
+        precision: `fp32` or `fp16`.
+        sizes: How much is measured.
+        settings: How it is measured.
+        test: Further detectors for the error report.
+        foreign: ONNX files of other networks for an error report of their own.
+    """
+
+    spaces: tuple[SearchSpace, ...]
+    backend: str
+    threads: int
+    precision: str
+    sizes: Sizes
+    settings: Settings
+    test: tuple[Structure, ...] = ()
+    foreign: tuple[Path, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that decides the figures, as JSON; waiting times are left out."""
+        settings = asdict(self.settings)
+        for name in ("attempts", "patience_s", "force"):
+            del settings[name]
+        return {
+            "spaces": [{"name": describe_space(space), "digest": space.digest} for space in self.spaces],
+            "backend": self.backend,
+            "threads": self.threads,
+            "precision": self.precision,
+            "sizes": asdict(self.sizes),
+            "settings": settings,
+            "test": [structure.digest for structure in self.test],
+            "foreign": [[path.stem, _sha256(path)] for path in self.foreign],
+        }
+
+
+def run_profile(
+    question: Question,
+    *,
+    target: Path,
+    work: Path,
+    export: Exporter,
+    force: bool = False,
+    exporting: Callable[[int, int], None] = lambda done, total: None,
+    measuring: Progress | None = None,
+) -> tuple[Path, Fit]:
+    """Profile this machine and write a table folder.
+
+    Args:
+        question: What to measure.
+        target: Folder of the new table; its last part is its name.
+        work: Folder of the networks and the journal; an earlier run of the same question in it is continued.
+        export: Writes the deployed detector of a structure as ONNX.
+        force: Replace an existing table.
+        exporting: Called with networks written and networks in all.
+        measuring: Progress of the measurements.
+
+    Raises:
+        DeviceBusyError: Other work on the machine spoiled a measurement in every attempt.
+        ProfileError: The work folder belongs to another question, or a network failed.
+        OutputError: The table exists already, or cannot be written.
+    """
+    check_target(target, force=force)
+    backend = open_backend(question.backend, threads=question.threads, precision=question.precision)
+    if not backend.has_layer_times:
+        raise ProfileError(f"backend {backend.name} gives no layer times; expected one that does")
+    make_folder(work)
+    claim_work(work, question)
+    networks = plan_networks(
+        question.spaces,
+        question.sizes,
+        seed=question.settings.seed,
+        folder=work / NETWORKS_FOLDER,
+        extra_test=question.test,
+        foreign=question.foreign,
+    )
+    sides = sorted({side for space in question.spaces for side in space.image_size} | {224}, reverse=True)
+    write_networks(
+        networks,
+        seed=question.settings.seed,
+        image_sides=sides,
+        export=export,
+        progress=lambda done: exporting(done, len(networks)),
+    )
+    reference = work / NETWORKS_FOLDER / "reference.onnx"
+    if not reference.exists():
+        write_reference(reference)
+    host = describe_host()
+    pinned = pin(question.threads)
+    entries = [backend.entry(network.path, key=network.key, layers=network.role == "kernels") for network in networks]
+    records = run_campaign(
+        entries,
+        settings=question.settings,
+        journal=work / JOURNAL_FILE,
+        reference=backend.entry(reference, key="reference", layers=False),
+        progress=measuring,
+        conditions={
+            "fingerprint": fingerprint(host),
+            "backend": backend.name,
+            "version": backend.version,
+            "precision": backend.precision,
+            "threads": backend.threads,
+        },
+        single_thread=question.threads == 1,
+    )
+    fitted = fit(networks, records, seed=question.settings.seed)
+    conditions = Conditions(
+        host={**host, "pinned_cores": list(pinned)},
+        fingerprint=fingerprint(host),
+        backend=backend.name,
+        backend_version=backend.version,
+        precision=backend.precision,
+        threads=backend.threads,
+        batch=backend.batch,
+        date=min(record.started for record in records)[:10],
+        seed=question.settings.seed,
+        flags=flags_of(records),
+        reference_ms=sorted(record.reference_ms[0] for record in records)[len(records) // 2],
+    )
+    rows = table_rows(fitted, question.spaces)
+    folder = write_table(
+        target,
+        table_header(fitted, rows, question.spaces, conditions),
+        rows,
+        extra=extra_files(fitted, title=target.name),
+        force=force,
+    )
+    return folder, fitted
+
+
+def claim_work(work: Path, question: Question) -> None:
+    """Make sure that a work folder answers this question.
+
+    Raises:
+        ProfileError: It belongs to another one.
+    """
+    path, asked = work / PLAN_FILE, question.to_dict()
+    if path.exists():
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            held = None
+        if held != asked:
+            changed = [name for name in asked if not isinstance(held, dict) or held.get(name) != asked[name]]
+            raise ProfileError(
+                f"{work}: holds the measurements of another profile (other {', '.join(changed)}); choose another --work"
+            )
+        return
+    write_text_atomically(path, json.dumps(asked, indent=2) + "\n")
+
+
+def flags_of(records: Iterable[Record]) -> tuple[str, ...]:
+    """What a user of the table should know of the measurements."""
+    forced = sorted({record.key for record in records if not record.accepted})
+    return (f"{len(forced)} networks were disturbed and kept by force",) if forced else ()
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be read ({error.strerror or error}); expected an ONNX file") from error
