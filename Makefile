@@ -41,5 +41,5 @@ $(VENV)/.stamp-core: pyproject.toml | $(VENV)/.stamp-venv
 	touch $@
 
 $(VENV)/.stamp-dev: pyproject.toml | $(VENV)/.stamp-venv
-	$(INSTALL) '.[dev,detector]'
+	$(INSTALL) '.[dev,all]'
 	touch $@ $(VENV)/.stamp-core

@@ -1,0 +1,153 @@
+"""From a plan to a table, on a made-up device; the plan and the fit on their own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("sklearn")
+pytest.importorskip("psutil")
+
+from made_up import FIXED_MS, SCALE, UNDISTURBED, MadeUp  # noqa: E402
+
+from maenas.budgets import Budget  # noqa: E402
+from maenas.errors import OutputError, ProfileError  # noqa: E402
+from maenas.latency.table import load_table, validate  # noqa: E402
+from maenas.latency.table_networks import errors_of, read_networks  # noqa: E402
+from maenas.profiling import profile as profile_module  # noqa: E402
+from maenas.profiling.campaign import Sizes, plan_networks  # noqa: E402
+from maenas.profiling.device import LocalDevice  # noqa: E402
+from maenas.profiling.fit import fit_line  # noqa: E402
+from maenas.profiling.profile import Question, run_profile  # noqa: E402
+from maenas.reach import reachable_ops  # noqa: E402
+from maenas.search import search  # noqa: E402
+from maenas.spaces import load_space  # noqa: E402
+
+SMALL = Sizes(space_networks=5, probes=2, calibration=3, test=3)
+
+
+def mob(side: int = 64):
+    return replace(load_space("mob"), image_size=(side, side))
+
+
+def test_a_line_is_found_and_a_ratio_below_ten_networks():
+    sums = np.linspace(1.0, 20.0, 12)
+    line = fit_line(sums, 0.5 + 1.2 * sums)
+    assert (line.fixed_ms, line.scale) == (pytest.approx(0.5), pytest.approx(1.2))
+    assert line.mean_error == pytest.approx(0, abs=1e-9) and line(10.0) == pytest.approx(12.5)
+    few = fit_line(sums[:5], 1.2 * sums[:5])
+    assert (few.fixed_ms, few.scale) == (0.0, pytest.approx(1.2))
+
+
+def test_a_negative_fixed_part_becomes_a_ratio():
+    sums = np.linspace(1.0, 20.0, 12)
+    line = fit_line(sums, 1.2 * sums - 0.4)
+    assert line.fixed_ms == 0.0 and 1.0 < line.scale < 1.2
+
+
+def test_errors_are_of_networks_left_out():
+    sums, measured = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 6.0])
+    line = fit_line(sums, measured)
+    # By hand: the ratio of two networks is (r1 + r2) / (r1^2 + r2^2) with r = sum / measured; left out in turn.
+    by_hand = [(0.5 + 1) / (0.25 + 1) * 1 - 1, (0.5 + 1) / (0.25 + 1) * 1 - 1, 1.0 * 0.5 - 1]
+    assert line.mean_error == pytest.approx(np.abs(by_hand).mean())
+    with pytest.raises(ProfileError, match="2 networks are there for calibration; expected at least 3"):
+        fit_line(sums[:2], measured[:2])
+
+
+def test_a_plan_is_the_same_each_time_and_its_roles_do_not_meet(tmp_path: Path):
+    spaces = (mob(), load_space("res"))
+    first, again = (plan_networks(spaces, Sizes(), seed=3, folder=tmp_path) for _ in range(2))
+    assert first == again
+    assert len({network.key for network in first}) == len(first)
+    for role, count in (("kernels", 24 + 8), ("calibration", 12), ("test", 12)):
+        assert sum(network.role == role for network in first) == count
+    groups = [network.group for network in first if network.role == "test"]
+    assert groups.count("mob") == groups.count("res") == 6
+    other = plan_networks(spaces, Sizes(), seed=4, folder=tmp_path)
+    assert {network.key for network in first}.isdisjoint(network.key for network in other if network.group != "probe")
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory):
+    """Exporting is the slow part, so both profiles share the files."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    from maenas.cli.detector import exporter
+
+    folder, export = tmp_path_factory.mktemp("exports"), exporter(seed=0)
+
+    def cached(structure, path: Path) -> None:
+        kept = folder / f"{structure.digest}.onnx"
+        if not kept.exists():
+            export(structure, kept)
+        path.write_bytes(kept.read_bytes())
+
+    return cached
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys that the made-up device was asked to run."""
+    opened: list[str] = []
+    monkeypatch.setattr(profile_module, "open_backend", lambda name, **settings: MadeUp(opened))
+    return opened
+
+
+def question(**changes) -> Question:
+    return replace(Question((mob(),), "openvino", 1, "fp32", SMALL, UNDISTURBED), **changes)
+
+
+@pytest.mark.slow
+def test_a_made_up_device_is_profiled_resumed_and_searched_with(tmp_path: Path, exports, device: list[str]):
+    folder, fitted = run_profile(question(), target=tmp_path / "one", work=tmp_path / "work", export=exports)
+    assert validate(folder) == []
+    table = load_table(folder)
+    assert (table.provenance, table.backend, table.threads) == ("measured", "openvino", 1)
+    assert table.spaces == ("mob 64x64, 80 classes",)
+    assert table.num_rows == len(reachable_ops(mob()))
+    # Layers of networks are known to the last digit, and networks are a line of their sum: little may be left.
+    assert fitted.unassigned == 0.0
+    assert errors_of([row for row in read_networks(folder / "networks.csv") if row.role == "test"]).mean_abs < 0.08
+    assert fitted.line.scale == pytest.approx(SCALE, rel=0.2) and fitted.line.fixed_ms <= FIXED_MS
+
+    # The same timings give the same table, and nothing is measured again.
+    runs = len(device)
+    again, _ = run_profile(question(), target=tmp_path / "two" / "one", work=tmp_path / "work", export=exports)
+    assert len(device) == runs
+    for name in ("table.json", "rows.csv", "samples.csv", "networks.csv"):
+        assert (again / name).read_bytes() == (folder / name).read_bytes()
+
+    middle = sorted(result.predicted_ms for result in fitted.results if result.network.group == "mob")[5]
+    answer = search(mob(), budgets=[Budget("latency_ms", middle)], device=folder, extrapolate=True, top_k=1)
+    assert answer.best.prediction is not None and answer.best.prediction.latency_ms <= middle
+
+    with pytest.raises(OutputError, match="exists already; use force"):
+        run_profile(question(), target=tmp_path / "one", work=tmp_path / "work", export=exports)
+    with pytest.raises(ProfileError, match="holds the measurements of another profile \\(other settings\\)"):
+        run_profile(
+            question(settings=replace(UNDISTURBED, seed=1)),
+            target=tmp_path / "three",
+            work=tmp_path / "work",
+            export=exports,
+        )
+
+
+def test_a_missing_foreign_file_is_named(tmp_path: Path, device: list[str]):
+    asked = question(foreign=(tmp_path / "net.onnx",))
+    with pytest.raises(ProfileError, match=r"net.onnx: cannot be read .*expected an ONNX file"):
+        run_profile(asked, target=tmp_path / "t", work=tmp_path / "w", export=lambda structure, path: None)
+
+
+def test_only_a_table_of_this_machine_is_measured_with(tmp_path: Path):
+    with pytest.raises(ProfileError, match="t4-tensorrt-fp16 is calibrated; measuring needs a table of this machine"):
+        LocalDevice(load_table("t4"), tmp_path, lambda structure, path: None, UNDISTURBED)
+
+
+def test_the_record_of_a_question_is_plain_json():
+    assert json.loads(json.dumps(question().to_dict()))["backend"] == "openvino"
