@@ -100,7 +100,7 @@ def main() -> None:
         files |= {path.stem: path for path in arguments.yolo}
         reference = Path(folder) / "reference.onnx"
         write_reference(reference)
-        for threads in (1, 2):
+        for threads in (2, 1):
             pin(threads)
             backends = {name: open_backend(name, threads=threads) for name in ("onnxruntime", "openvino")}
             entries: list[Entry] = [

@@ -60,8 +60,8 @@ class Settings:
     drift: float = 0.05
     max_busy: float = 0.3
     max_descheduled: float = 0.03
-    attempts: int = 4
-    patience_s: float = 120.0
+    attempts: int = 8
+    patience_s: float = 180.0
     seed: int = 0
     force: bool = False
 
@@ -357,12 +357,16 @@ class _Campaign:
         )
 
     def _wait(self, patience: float) -> float:
-        """Wait until others are quiet for a moment; returns what is left of the patience."""
+        """Wait until others are quiet and the reference is as usual; returns what is left of the patience."""
         while patience > 0:
             with self.machine.guard() as guard:
                 self.machine.sleep(min(_QUIET_SECONDS, patience))
             patience -= _QUIET_SECONDS
-            if not _busy_reason(guard, self.settings):
+            if _busy_reason(guard, self.settings):
+                continue
+            now = self._time_reference()
+            # Before the first references are agreed upon there is no usual.
+            if not self.first_references or not self._drift_reason(now, now):
                 return max(patience, 0.0)
         return 0.0
 

@@ -9,6 +9,8 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -118,6 +120,20 @@ def _keep_on(chosen: tuple[int, ...]) -> tuple[int, ...]:
             # A thread that ended meanwhile.
             continue
     return chosen
+
+
+@contextmanager
+def unpinned() -> Iterator[None]:
+    """Every core this process started with, for as long as the block lasts; then those it had before."""
+    if not _ALLOWED:
+        yield
+        return
+    before = tuple(sorted(os.sched_getaffinity(0)))
+    unpin()
+    try:
+        yield
+    finally:
+        _keep_on(before)
 
 
 class LoadGuard:

@@ -132,3 +132,19 @@ def test_a_busy_process_is_found():
     assert guard.others > 0.05
     assert f"({process.pid})" in busiest
     assert f"({os.getpid()})" not in busiest
+
+
+def test_unpinned_gives_every_core_for_a_while():
+    from maenas.profiling.host import unpinned
+
+    if not hasattr(os, "sched_getaffinity"):
+        pytest.skip("this system cannot pin")
+    everything = os.sched_getaffinity(0)
+    pin(1)
+    try:
+        one = os.sched_getaffinity(0)
+        with unpinned():
+            assert os.sched_getaffinity(0) == everything
+        assert os.sched_getaffinity(0) == one and len(one) == 1
+    finally:
+        unpin()

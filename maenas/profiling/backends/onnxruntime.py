@@ -85,6 +85,8 @@ class OnnxRuntimeEntry:
         options = self.backend.runtime.SessionOptions()
         options.intra_op_num_threads = self.backend.threads
         options.inter_op_num_threads = 1
+        # Worker threads would spin on after a run, and take the time of what is measured next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = _ERRORS_ONLY
         for dim, length in zip(self.model.input_dims, self.shape, strict=True):
             if isinstance(dim, str) and dim:

@@ -14,6 +14,7 @@ from maenas.errors import ProfileError
 from maenas.extras import require
 from maenas.profiling.backends.layers import LayerTime, complete_sources
 from maenas.profiling.backends.model_file import ModelFile, input_shape, random_images, read_model_file
+from maenas.profiling.host import unpinned
 
 _DEVICE = "CPU"
 _HINTS = {"fp32": "f32", "fp16": "f16"}
@@ -48,6 +49,8 @@ def open_backend(*, threads: int, precision: str, batch: int) -> OpenVinoBackend
     """The CPU plugin with these settings; see `backends.open_backend`."""
     openvino = require("openvino", extra="openvino", purpose="profiling with OpenVINO")
     core = openvino.Core()
+    with unpinned():
+        _count_cores(openvino, core)
     offered = core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
     if precision == "fp16" and "FP16" not in offered:
         # The plugin would silently compute in fp32.
@@ -63,6 +66,14 @@ def open_backend(*, threads: int, precision: str, batch: int) -> OpenVinoBackend
         precision=precision,
         batch=batch,
     )
+
+
+def _count_cores(openvino: ModuleType, core: Any) -> None:  # noqa: ANN401
+    """Let the plugin see every core: it counts once, at its first network, and never uses more than it saw then."""
+    import numpy as np
+
+    value = openvino.opset13.parameter([1], np.float32)
+    core.compile_model(openvino.Model([openvino.opset13.relu(value)], [value]), _DEVICE)
 
 
 @dataclass(frozen=True)
