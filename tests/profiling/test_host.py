@@ -14,7 +14,7 @@ pytest.importorskip("psutil")
 
 from maenas.errors import ProfileError
 from maenas.profiling import host
-from maenas.profiling.host import LoadGuard, busiest_processes, describe_host, fingerprint, pin
+from maenas.profiling.host import LoadGuard, busiest_processes, describe_host, fingerprint, pin, unpin
 
 Times = namedtuple("Times", "user nice system idle irq softirq steal")
 

@@ -13,20 +13,20 @@ pytest.importorskip("onnx")
 pytest.importorskip("sklearn")
 pytest.importorskip("psutil")
 
-from made_up import FIXED_MS, SCALE, UNDISTURBED, MadeUp  # noqa: E402
+from made_up import FIXED_MS, SCALE, UNDISTURBED, MadeUp
 
-from maenas.budgets import Budget  # noqa: E402
-from maenas.errors import OutputError, ProfileError  # noqa: E402
-from maenas.latency.table import load_table, validate  # noqa: E402
-from maenas.latency.table_networks import errors_of, read_networks  # noqa: E402
-from maenas.profiling import profile as profile_module  # noqa: E402
-from maenas.profiling.campaign import Sizes, plan_networks  # noqa: E402
-from maenas.profiling.device import LocalDevice  # noqa: E402
-from maenas.profiling.fit import fit_line  # noqa: E402
-from maenas.profiling.profile import Question, run_profile  # noqa: E402
-from maenas.reach import reachable_ops  # noqa: E402
-from maenas.search import search  # noqa: E402
-from maenas.spaces import load_space  # noqa: E402
+from maenas.budgets import Budget
+from maenas.errors import OutputError, ProfileError
+from maenas.latency.table import load_table, validate
+from maenas.latency.table_networks import errors_of, read_networks
+from maenas.profiling import profile as profile_module
+from maenas.profiling.campaign import Sizes, plan_networks
+from maenas.profiling.device import LocalDevice
+from maenas.profiling.fit import fit_line
+from maenas.profiling.profile import Question, run_profile
+from maenas.reach import reachable_ops
+from maenas.search import search
+from maenas.spaces import load_space
 
 SMALL = Sizes(space_networks=5, probes=2, calibration=3, test=3)
 
