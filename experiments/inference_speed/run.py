@@ -183,6 +183,7 @@ def table(stats: dict, threads: int) -> list[dict[str, object]]:
                 "spread_of_passes": round(each.rel_spread, 3),
                 "undisturbed": each.undisturbed,
                 "median_over_yolo11n": "" if rival is None else round(each.ms_median / rival.ms_median, 3),
+                "min_over_yolo11n": "" if rival is None else round(each.ms_min / rival.ms_min, 3),
                 "fused_speedup": "" if unfused is None else round(unfused.ms_median / each.ms_median, 3),
             }
         )
