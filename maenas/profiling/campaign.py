@@ -36,7 +36,7 @@ class Sizes:
         max_gflops: Networks with more are left out (FLOPs are 2 x MACs): they would take the whole time.
     """
 
-    space_networks: int = 24
+    space_networks: int = 18
     probes: int = 8
     calibration: int = 12
     test: int = 12

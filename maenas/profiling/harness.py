@@ -53,8 +53,8 @@ class Settings:
     """
 
     passes: int = 3
-    warmup: int = 3
-    min_runs: int = 7
+    warmup: int = 2
+    min_runs: int = 5
     min_seconds: float = 0.5
     max_runs: int = 200
     drift: float = 0.05

@@ -16,9 +16,11 @@ pytest.importorskip("psutil")
 from made_up import FIXED_MS, SCALE, UNDISTURBED, MadeUp
 
 from maenas.budgets import Budget
+from maenas.cli.main import main
 from maenas.errors import OutputError, ProfileError
 from maenas.latency.table import load_table, validate
 from maenas.latency.table_networks import errors_of, read_networks
+from maenas.profiling import device as device_module
 from maenas.profiling import profile as profile_module
 from maenas.profiling.campaign import Sizes, plan_networks
 from maenas.profiling.device import LocalDevice
@@ -65,7 +67,7 @@ def test_a_plan_is_the_same_each_time_and_its_roles_do_not_meet(tmp_path: Path):
     first, again = (plan_networks(spaces, Sizes(), seed=3, folder=tmp_path) for _ in range(2))
     assert first == again
     assert len({network.key for network in first}) == len(first)
-    for role, count in (("kernels", 24 + 8), ("calibration", 12), ("test", 12)):
+    for role, count in (("kernels", 18 + 8), ("calibration", 12), ("test", 12)):
         assert sum(network.role == role for network in first) == count
     groups = [network.group for network in first if network.role == "test"]
     assert groups.count("mob") == groups.count("res") == 6
@@ -104,7 +106,9 @@ def question(**changes) -> Question:
 
 
 @pytest.mark.slow
-def test_a_made_up_device_is_profiled_resumed_and_searched_with(tmp_path: Path, exports, device: list[str]):
+def test_a_made_up_device_is_profiled_resumed_and_searched_with(
+    tmp_path: Path, exports, device: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     folder, fitted = run_profile(question(), target=tmp_path / "one", work=tmp_path / "work", export=exports)
     assert validate(folder) == []
     table = load_table(folder)
@@ -126,6 +130,25 @@ def test_a_made_up_device_is_profiled_resumed_and_searched_with(tmp_path: Path, 
     middle = sorted(result.predicted_ms for result in fitted.results if result.network.group == "mob")[5]
     answer = search(mob(), budgets=[Budget("latency_ms", middle)], device=folder, extrapolate=True, top_k=1)
     assert answer.best.prediction is not None and answer.best.prediction.latency_ms <= middle
+
+    monkeypatch.setattr(device_module, "open_backend", lambda name, **settings: MadeUp(device))
+    asked = ["search", "--block", "mob", "--image-size", "64", "--device", str(folder), "--budget", f"{middle:.4f}ms"]
+    options = [
+        "--measure",
+        "--force",
+        "--top-k",
+        "2",
+        "--allow-extrapolation",
+        "--out",
+        str(tmp_path / "run"),
+        "--json",
+    ]
+    assert main([*asked, *options]) == 0
+    measured = json.loads(capsys.readouterr().out)["measured"]
+    assert 0.9 * middle <= measured["measured_ms"] <= middle and measured["budget_ms"] == pytest.approx(
+        middle, abs=1e-4
+    )
+    assert json.loads((tmp_path / "run" / "search.json").read_text(encoding="utf-8"))["measured"] == measured
 
     with pytest.raises(OutputError, match="exists already; use force"):
         run_profile(question(), target=tmp_path / "one", work=tmp_path / "work", export=exports)
