@@ -24,7 +24,6 @@ from maenas.profiling.campaign import QUICK, Sizes
 from maenas.profiling.fit import Fit, bare, op_key
 from maenas.profiling.harness import Settings, run_campaign, summarize
 from maenas.profiling.host import pin
-from maenas.profiling.onnx_ops import read_onnx_ops
 from maenas.profiling.probes import isolated_op
 from maenas.profiling.profile import Question, run_profile
 from maenas.published import load_published
@@ -120,14 +119,12 @@ def foreign_networks(folder: Path) -> tuple[Path, ...]:
 
 
 def with_isolated(rows: list[NetworkRow], fitted: Fit, question: Question, work: Path) -> list[NetworkRow]:
-    """Add the sums of operators timed one by one for the test and foreign networks."""
+    """Add the sums of operators timed one by one for the test networks."""
     ops_of: dict[str, list[Op]] = {}
     for result in fitted.results:
         network = result.network
         if network.role == "test" and network.structure is not None:
             ops_of[network.key] = [bare(op) for op in lower(network.structure)]
-        elif network.role == "foreign":
-            ops_of[network.key] = [placed.op for placed in read_onnx_ops(network.path)]
     distinct = {repr(op_key(op)): op for ops in ops_of.values() for op in ops if op.kind != "mul"}
     folder = work / "isolated"
     folder.mkdir(exist_ok=True)

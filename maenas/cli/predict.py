@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         classes=arguments.classes,
     )
     if random:
-        note = f"{arguments.model} is a structure without weights: they are RANDOM, and so is everything found"
+        note = f"{arguments.model} holds no trained weights: they are RANDOM, and so is everything found"
         print(f"maenas: warning: {note}", file=sys.stderr)
     tally = _Tally()
     settings = {
@@ -137,7 +137,10 @@ def _predictor(arguments: argparse.Namespace) -> tuple[Any, bool]:
     random = path.suffix.lower() == ".json" or (not path.suffix and not path.exists())
     model = resolve_structure(arguments.model) if random else path
     load = bundled("load").load_predictor
-    return load(model, runtime=arguments.runtime, device=arguments.device, threads=arguments.threads), random
+    predictor = load(model, runtime=arguments.runtime, device=arguments.device, threads=arguments.threads)
+    card = getattr(predictor, "card", None)
+    # An export remembers that it was made of a structure alone.
+    return predictor, random or (card is not None and card.provenance.get("weights") == "random")
 
 
 def _digest(predictor: Any) -> str | None:  # noqa: ANN401

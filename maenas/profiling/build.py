@@ -62,11 +62,11 @@ def table_rows(fit: Fit, spaces: Sequence[SearchSpace]) -> list[TableRow]:
             ops.setdefault(row[:12], op)
     ordered = list(ops.values())
     times, statuses, sigmas = fit.times(ordered)
-    rows = []
+    rows, relative = [], network_sigma(fit)
     for op, ms, status, sigma in zip(ordered, times.tolist(), statuses, sigmas.tolist(), strict=True):
         # Errors of a network are shared by its operators, so an operator's share is the network's relative error; an
         # operator nothing vouches for has its own.
-        share = fit.line.sigma if status != EXTRAPOLATED else max(BEYOND * fit.line.sigma, sigma)
+        share = relative if status != EXTRAPOLATED else max(BEYOND * relative, sigma)
         rows.append(TableRow.of(op, ms=ms, sigma_ms=share * ms, status=status))
     return rows
 
@@ -78,9 +78,10 @@ def table_header(
     line, networks = fit.line, network_rows(fit)
     counts = {status: sum(row.status == status for row in rows) for status in ("measured", "modelled", EXTRAPOLATED)}
     test = errors_of([row for row in networks if row.role == "test"])
+    relative = network_sigma(fit)
     how = (
-        f"root mean square of relative errors over {line.num_networks} whole networks, each left out of the fit that "
-        "predicts it"
+        f"root mean square of relative errors over {line.num_networks + test.n} whole networks that the fit behind each "
+        "prediction had not seen"
     )
     return {
         "aliases": [],
@@ -96,9 +97,9 @@ def table_header(
         "method": "in situ: layer times of networks, a model of other operators, a line through whole latencies",
         "date": conditions.date,
         "fixed_ms": line.fixed_ms,
-        "fixed_sigma_ms": line.sigma * line.fixed_ms,
+        "fixed_sigma_ms": relative * line.fixed_ms,
         "scale": line.scale / conditions.batch,
-        "uncertainty": {"relative": line.sigma, "how": how},
+        "uncertainty": {"relative": relative, "how": how},
         "predictor": {"kind": "rows", "coefficients": {}, "valid_range": {}},
         "calibration": {
             "a_ms": line.fixed_ms,
@@ -116,6 +117,13 @@ def table_header(
         "campaign": {"seed": conditions.seed, "flags": list(conditions.flags), "rows": counts},
         "reference_kernel_ms": conditions.reference_ms,
     }
+
+
+def network_sigma(fit: Fit) -> float:
+    """Relative error of a whole network: of calibration networks left out of the line in turn, and of test networks."""
+    test = [result.error for result in fit.results if result.network.role == "test"]
+    squares = fit.line.num_networks * fit.line.sigma**2 + sum(error**2 for error in test)
+    return math.sqrt(squares / (fit.line.num_networks + len(test)))
 
 
 def describe_space(space: SearchSpace) -> str:

@@ -305,6 +305,10 @@ class _Campaign:
                 return
             if not self.settings.force and not last:
                 patience = self._wait(patience)
+                if not self.references and self._drift_reason(*record.reference_ms):
+                    # Nothing agreed with the first references yet: they may be the ones that were disturbed.
+                    self.first_references = self.establish()
+                    book.append({"references_ms": self.first_references})
             if last or patience <= 0:
                 where = f"{entry.key}: pass {pass_index + 1} was disturbed in {attempt} of {attempt} attempts"
                 raise DeviceBusyError(self._refusal(where, record.reason))
@@ -365,8 +369,8 @@ class _Campaign:
             if _busy_reason(guard, self.settings):
                 continue
             now = self._time_reference()
-            # Before the first references are agreed upon there is no usual.
-            if not self.first_references or not self._drift_reason(now, now):
+            # Before a measurement agreed with the first references there is no usual.
+            if not self.references or not self._drift_reason(now, now):
                 return max(patience, 0.0)
         return 0.0
 
