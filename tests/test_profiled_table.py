@@ -52,5 +52,5 @@ def test_searches_run_on_it():
 
 
 def test_another_image_size_is_named_as_the_reason():
-    with pytest.raises(LatencyTableError, match="image size is another .*it covers mob 416x416, 80 classes"):
+    with pytest.raises(LatencyTableError, match=r"image size is another .*it covers mob 416x416, 80 classes"):
         search("res", budgets=[Budget("latency_ms", 30.0)], device=NAME)

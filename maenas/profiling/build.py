@@ -80,8 +80,8 @@ def table_header(
     test = errors_of([row for row in networks if row.role == "test"])
     relative = network_sigma(fit)
     how = (
-        f"root mean square of relative errors over {line.num_networks + test.n} whole networks that the fit behind each "
-        "prediction had not seen"
+        f"root mean square of relative errors over {line.num_networks + test.n} whole networks that the fit behind "
+        "each prediction had not seen"
     )
     return {
         "aliases": [],
