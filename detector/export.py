@@ -15,6 +15,7 @@ from maenas.extras import require
 from maenas.files import make_folder, write_bytes_atomically, write_text_atomically
 
 from .artifact import FORMS, INPUT_NAME, METADATA_KEY, PRECISIONS, ModelCard, NmsSettings, TensorSpec, card_path
+from .backbone import Backbone
 from .decode import STRIDES
 from .errors import ExportError
 from .model import Detector
@@ -118,7 +119,7 @@ def export_onnx(
         nms=settings if outputs == "nms" else None,
         opset=opset,
         versions={"torch": torch.__version__, "onnx": onnx.__version__},
-        provenance=dict(provenance or {}),
+        provenance={**(provenance or {}), **_foreign_backbone(model)},
     )
     proto = trace(model, batch=batch, image_size=tail.image_size, precision=precision, opset=opset)
     _append_tail(proto.graph, tail, card)
@@ -146,6 +147,13 @@ def _check(model: Detector, path: Path, outputs: str, precision: str, batch_size
         raise ExportError(f"opset is {opset}; expected one of {', '.join(map(str, OPSETS))}")
     if model.strides != STRIDES:
         raise ExportError(f"strides are {model.strides}; expected {STRIDES}")
+
+
+def _foreign_backbone(model: Detector) -> dict[str, str]:
+    """What the card adds where the structure does not describe the backbone."""
+    if isinstance(model.backbone, Backbone):
+        return {}
+    return {"backbone": f"{type(model.backbone).__name__}, not the one of the structure"}
 
 
 def _checked_size(image_size: tuple[int, int]) -> tuple[int, int]:

@@ -357,3 +357,23 @@ def test_no_two_convolutions_share_a_bias(tmp_path):
     biases = [node.input[2] for node in graph.node if node.op_type == "Conv"]
     assert len(biases) == 91 and len(set(biases)) == 91
     assert set(biases) <= {constant.name for constant in graph.initializer}
+
+
+def test_the_card_tells_of_a_foreign_backbone(tmp_path):
+    class Pooled(torch.nn.Module):
+        """Three maps of averaged pixels, eight channels each."""
+
+        channels, strides = (8, 8, 8), (8, 16, 32)
+
+        def __init__(self):
+            super().__init__()
+            self.mix = torch.nn.Conv2d(3, 8, 1)
+
+        def forward(self, images):
+            x = self.mix(images)
+            return [torch.nn.functional.avg_pool2d(x, stride) for stride in self.strides]
+
+    own = save(deploy(Detector(small_structure())), tmp_path / "own.onnx", verify=False)
+    foreign = save(deploy(Detector(small_structure(), backbone=Pooled())), tmp_path / "foreign.onnx", verify=False)
+    assert "backbone" not in own.card.provenance
+    assert foreign.card.provenance["backbone"] == "Pooled, not the one of the structure"
