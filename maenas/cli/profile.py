@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from maenas.profiling.campaign import Exporter
     from maenas.profiling.fit import Fit
     from maenas.profiling.profile import Question
+    from maenas.spaces import SearchSpace
     from maenas.structure import Structure
 
 HELP = "measure this machine and write a latency table for it"
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of one inference (default: 1)")
     what.add_argument("--precision", choices=["fp32", "fp16"], default="fp32", help="default: fp32")
     how = parser.add_argument_group("how much is measured")
-    how.add_argument("--quick", action="store_true", help="about 3 minutes instead of 10: fewer networks, two passes")
+    how.add_argument("--quick", action="store_true", help="2 to 3 minutes, not 10 to 15: fewer networks, two passes")
     how.add_argument("--networks", type=int, metavar="N", help="networks whose layers are timed")
     how.add_argument("--max-gflops", type=float, metavar="G", help="leave out networks with more (default: 25)")
     how.add_argument("--foreign", nargs="+", metavar="FILE", help="ONNX files of other networks for the error report")
@@ -109,16 +110,20 @@ def _question(arguments: argparse.Namespace) -> Question:
     )
 
 
-def _published(spaces: tuple[object, ...], *, quick: bool) -> tuple[Structure, ...]:
+def _published(spaces: tuple[SearchSpace, ...], *, quick: bool) -> tuple[Structure, ...]:
     """The light published networks, where the table covers their image size and classes."""
     from maenas.published import load_published
-    from maenas.spaces import SearchSpace
 
     if quick:
         return ()
     found = [load_published(f"damo-yolo-{name}") for name in ("ns", "nm", "nl")]
-    covered = {space.image_size for space in spaces if isinstance(space, SearchSpace) and space.family == "mob"}
-    return tuple(structure for structure in found if structure.image_size in covered)
+    covered = {
+        (space.image_size, variant.head.num_classes)
+        for space in spaces
+        if space.family == "mob"
+        for variant in space.variants
+    }
+    return tuple(structure for structure in found if (structure.image_size, structure.head.num_classes) in covered)
 
 
 def _measured(question: Question, target: Path, work: Path, export: Exporter, *, force: bool) -> tuple[Path, Fit]:

@@ -21,7 +21,6 @@ from maenas.spaces import SearchSpace
 from maenas.structure import Structure
 
 Role = Literal["kernels", "calibration", "test", "foreign"]
-PLAN_FILE = "plan.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,7 @@ class LocalDevice:
                 "threads": backend.threads,
                 "networks": [structure.digest for structure in structures],
             },
-            single_thread=backend.threads == 1,
+            # An accelerator works while the process waits for it.
+            single_thread=backend.threads == 1 and backend.name != "tensorrt",
         )
         return list(summarize(records).values())
