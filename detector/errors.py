@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from maenas.errors import MaenasError, MissingExtraError
 
-__all__ = ["CheckpointError", "ExportError", "InputError", "MissingExtraError"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "ExportError",
+    "InputError",
+    "MissingExtraError",
+    "TrainingError",
+]
 
 
 class CheckpointError(MaenasError, ValueError):
@@ -17,3 +25,15 @@ class InputError(MaenasError, ValueError):
 
 class ExportError(MaenasError, ValueError):
     """An exported file that cannot be made, read, or trusted to compute what the network does."""
+
+
+class DataError(MaenasError, ValueError):
+    """A data set, label file or image that cannot be trained on or evaluated with."""
+
+
+class ConfigError(MaenasError, ValueError):
+    """Training settings that are malformed or contradict each other."""
+
+
+class TrainingError(MaenasError, RuntimeError):
+    """A training run that cannot go on: diverged, in use by another process, or not resumable as asked."""
