@@ -98,7 +98,9 @@ def test_imports_are_read_and_resolved(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_detector_sees_only_structure_and_errors_of_maenas():
     assert not violations(
-        sources("detector"), ["maenas"], allowed=["maenas.structure", "maenas.errors", "maenas.extras", "maenas.files", "maenas.records"]
+        sources("detector"),
+        ["maenas"],
+        allowed=["maenas.structure", "maenas.errors", "maenas.extras", "maenas.files", "maenas.records"],
     )
 
 

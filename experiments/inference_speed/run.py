@@ -23,8 +23,9 @@ from detector.reparam import deploy
 from detector.standardise import random_detector
 from maenas.profiling.backends import Entry, open_backend
 from maenas.profiling.backends.reference import write_reference
-from maenas.profiling.harness import Settings, run_campaign, summarize
+from maenas.profiling.harness import run_campaign
 from maenas.profiling.host import describe_host, pin
+from maenas.profiling.measurement import Settings, summarize
 from maenas.published import load_published
 
 OURS = {"damo-yolo-t": 640, "damo-yolo-ns": 416, "damo-yolo-nm": 416}

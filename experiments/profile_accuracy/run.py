@@ -22,8 +22,9 @@ from maenas.profiling.backends.reference import write_reference
 from maenas.profiling.build import network_rows
 from maenas.profiling.campaign import QUICK, Sizes
 from maenas.profiling.fit import Fit, bare, op_key
-from maenas.profiling.harness import Settings, run_campaign, summarize
+from maenas.profiling.harness import run_campaign
 from maenas.profiling.host import pin
+from maenas.profiling.measurement import Settings, summarize
 from maenas.profiling.probes import isolated_op
 from maenas.profiling.profile import Question, run_profile
 from maenas.published import load_published

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from maenas.profiling.backends import Backend, Entry, OpenEntry
-    from maenas.profiling.harness import Progress, Record, Settings
+    from maenas.profiling.harness import Progress
+    from maenas.profiling.measurement import Record, Settings
 
 HELP = "time networks side by side on this machine, in the runtimes that execute them"
 EXAMPLE = "maenas benchmark damo-yolo-ns.onnx mine.onnx --backend openvino onnxruntime --threads 1 2"
@@ -136,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> Settings:
     from maenas.errors import ProfileError
-    from maenas.profiling.harness import Settings
+    from maenas.profiling.measurement import Settings
 
     for option, value, low in (
         ("--passes", arguments.passes, 1),
@@ -291,8 +292,8 @@ def _report(
     lines: list[_Line], records: list[Record], settings: Settings, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     from maenas import __version__
-    from maenas.profiling.harness import summarize
     from maenas.profiling.host import describe_host, fingerprint
+    from maenas.profiling.measurement import summarize
 
     host = describe_host()
     stats = summarize(records)

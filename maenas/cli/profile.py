@@ -73,7 +73,7 @@ def _question(arguments: argparse.Namespace) -> Question:
     from maenas.cli.question import resize_space
     from maenas.errors import ProfileError
     from maenas.profiling.campaign import QUICK, Sizes
-    from maenas.profiling.harness import Settings
+    from maenas.profiling.measurement import Settings
     from maenas.profiling.profile import Question
     from maenas.spaces import load_space
 

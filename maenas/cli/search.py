@@ -121,7 +121,7 @@ def _search_measured(request: Request, run_dir: Path, *, force: bool) -> Measure
     from maenas.errors import BudgetError
     from maenas.measured_search import search_measured
     from maenas.profiling.device import LocalDevice
-    from maenas.profiling.harness import Settings
+    from maenas.profiling.measurement import Settings
 
     if request.goal.table is None or request.goal.scope != "detector":
         raise BudgetError("--measure times whole detectors on a device; expected --device and --scope detector")

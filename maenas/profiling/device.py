@@ -12,8 +12,9 @@ from maenas.latency.table import LatencyTable
 from maenas.profiling.backends import open_backend
 from maenas.profiling.backends.reference import write_reference
 from maenas.profiling.campaign import Exporter
-from maenas.profiling.harness import Progress, Settings, Stats, run_campaign, summarize
+from maenas.profiling.harness import Progress, run_campaign
 from maenas.profiling.host import describe_host, fingerprint, pin
+from maenas.profiling.measurement import Settings, Stats, summarize
 from maenas.structure import Structure
 
 

@@ -16,7 +16,7 @@ from maenas.lowering.detector import lower
 from maenas.lowering.op import Op
 from maenas.profiling.attribute import attribute
 from maenas.profiling.campaign import Network
-from maenas.profiling.harness import Record
+from maenas.profiling.measurement import Record
 from maenas.profiling.onnx_ops import PlacedOp, read_onnx_ops
 
 Floats = NDArray[np.float64]

@@ -17,8 +17,9 @@ from maenas.profiling.backends.reference import write_reference
 from maenas.profiling.build import Conditions, describe_space, extra_files, table_header, table_rows
 from maenas.profiling.campaign import Exporter, Sizes, plan_networks, write_networks
 from maenas.profiling.fit import Fit, fit
-from maenas.profiling.harness import Progress, Record, Settings, run_campaign
+from maenas.profiling.harness import Progress, run_campaign
 from maenas.profiling.host import describe_host, fingerprint, pin
+from maenas.profiling.measurement import Record, Settings, speed_changes
 from maenas.spaces import SearchSpace
 from maenas.structure import Structure
 
@@ -184,8 +185,17 @@ def claim_work(work: Path, question: Question) -> None:
 
 def flags_of(records: Iterable[Record]) -> tuple[str, ...]:
     """What a user of the table should know of the measurements."""
+    records = list(records)
+    flags = []
     forced = sorted({record.key for record in records if not record.accepted})
-    return (f"{len(forced)} networks were disturbed and kept by force",) if forced else ()
+    if forced:
+        flags.append(f"{len(forced)} networks were disturbed and kept by force")
+    stretches, change = speed_changes(records)
+    if stretches > 1:
+        flags.append(
+            f"the machine changed its speed: {stretches} stretches up to {change:.1%} apart, given at the middle speed"
+        )
+    return tuple(flags)
 
 
 def _sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from maenas.lowering.op import Op
 from maenas.profiling.backends import LayerTime
-from maenas.profiling.harness import Settings
+from maenas.profiling.measurement import Settings
 from maenas.profiling.onnx_ops import read_onnx_ops
 
 FIXED_MS, SCALE = 0.3, 1.1

@@ -17,8 +17,10 @@ pytest.importorskip("psutil")
 from profiling_cases import FakeClock, FakeEntry, FakeReference
 
 from maenas.errors import DeviceBusyError, OutputError, ProfileError
-from maenas.profiling.harness import Machine, Settings, pass_order, run_campaign, summarize
+from maenas.profiling.backends import LayerTime
+from maenas.profiling.harness import Machine, pass_order, run_campaign
 from maenas.profiling.host import LoadGuard
+from maenas.profiling.measurement import Record, Settings, at_common_speed, speed_changes, summarize
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = Settings(passes=2, warmup=1, min_runs=3, min_seconds=0.02, attempts=3, patience_s=10)
@@ -108,7 +110,7 @@ def test_a_drifting_reference_is_repeated(bench):
     assert sum(bench.opened) == 7
     rejected = [line for line in bench.lines() if line.get("accepted") is False]
     assert len(rejected) == 1
-    assert "the reference took 5.400 ms, +8.0% from the campaign's 5.000 ms; at most 5.0%" in rejected[0]["reason"]
+    assert "the reference took 5.400 ms, +8.0% from its usual 5.000 ms; at most 5.0%" in rejected[0]["reason"]
     assert all(record.accepted for record in records)
 
 
@@ -126,8 +128,55 @@ def test_first_references_of_a_slow_moment_are_taken_again(bench):
     records = bench.run()
     assert all(record.accepted for record in records)
     firsts = [line["references_ms"] for line in bench.lines() if "references_ms" in line]
-    assert firsts == [[6.7] * 5, [6.1] * 5]
+    assert firsts == [pytest.approx([6.7] * 5), pytest.approx([6.1] * 8)]
     assert sum(line.get("accepted") is False for line in bench.lines()) == 1
+
+
+def test_a_lasting_change_of_speed_begins_a_stretch(tmp_path):
+    """Halfway the machine becomes 10 % slower for good: all times are given at its middle speed."""
+    settings = Settings(**{**vars(QUICK), "passes": 1, "patience_s": 60})
+    names = "abcde"
+    steady = Bench(tmp_path, names=names, settings=settings)
+    steady.journal = tmp_path / "steady"
+    expected = {record.key: record.ms for record in steady.run()}
+    order = pass_order(list(names), settings.seed, 0)
+    slowed = Bench(tmp_path, names=names, settings=settings)
+    for entry in slowed.entries:
+        if order.index(entry.key) >= 2:
+            entry.ms *= 1.1
+    # Five references, two accepted entries of two readings each, then 10 % more.
+    slowed.reference.series = [5.0] * 9 + [5.5] * 100
+    records = slowed.run()
+    assert all(record.accepted for record in records)
+    assert sorted({record.usual_ms for record in records}) == pytest.approx([5.0, 5.5])
+    assert speed_changes(records) == (2, pytest.approx(0.1))
+    # Three of five were measured at the slower speed, so that is the middle one.
+    for record in records:
+        assert record.ms == pytest.approx([ms * 1.1 for ms in expected[record.key]])
+    # The journal keeps what was measured, and gives the same answer again.
+    raw = {line["key"]: line["ms"] for line in slowed.lines() if line.get("kept")}
+    assert raw[order[0]] == pytest.approx(list(expected[order[0]]))
+    assert slowed.run() == records
+
+
+def test_too_large_a_change_of_speed_is_refused(tmp_path):
+    settings = Settings(**{**vars(QUICK), "passes": 1, "patience_s": 60})
+    bench = Bench(tmp_path, settings=settings)
+    bench.reference.series = [5.0] * 9 + [6.5] * 200
+    with pytest.raises(DeviceBusyError, match=r"the reference took 6\.500 ms, \+30\.0% from its usual 5\.000 ms"):
+        bench.run()
+
+
+def test_layers_are_scaled_with_their_network():
+    layer = LayerTime("conv", "Convolution", ("conv",), (), 2.0)
+    records = [
+        Record("a", index, (10.0,), 10.0, (layer,), (usual, usual), usual, 0.0, True, "", True, "2026-01-01", 1.0)
+        for index, usual in enumerate((5.0, 5.0, 6.0))
+    ]
+    scaled = at_common_speed(records)
+    assert [record.ms for record in scaled] == [(10.0,), (10.0,), pytest.approx((10.0 / 1.2,))]
+    assert scaled[2].layers[0].ms == pytest.approx(2.0 / 1.2)
+    assert at_common_speed([]) == []
 
 
 def test_slow_drift_moves_the_running_median(tmp_path):
@@ -333,8 +382,8 @@ KILLED = """
 import sys, time
 from contextlib import contextmanager
 from pathlib import Path
-from maenas.profiling.harness import Settings, run_campaign
-from maenas.profiling.host import LoadGuard  # noqa: E402
+from maenas.profiling.harness import run_campaign
+from maenas.profiling.measurement import Settings
 
 class Entry:
     def __init__(self, key):
