@@ -5,11 +5,17 @@ Tensor letters: N predictions, C classes, R = reg_max.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .boxes import elementwise_giou
+
+LOG_LIMIT = 100.0
+"""Largest -ln of a probability, as in PyTorch's binary cross entropy."""
 
 
 def quality_focal_loss(scores: Tensor, labels: Tensor, qualities: Tensor, *, beta: float = 2.0) -> Tensor:
@@ -31,6 +37,46 @@ def quality_focal_loss(scores: Tensor, labels: Tensor, qualities: Tensor, *, bet
     targets[rows, labels[rows]] = qualities[rows].to(scores.dtype)
     entropy = F.binary_cross_entropy(scores, targets, reduction="none")
     return (entropy * (targets - scores).abs().pow(beta)).sum(dim=1)
+
+
+def quality_focal_loss_with_logits(logits: Tensor, targets: Tensor, *, beta: float = 2.0) -> Tensor:
+    """Quality focal loss of every class, exact for logits of any size.
+
+    Args:
+        logits: (..., C) before the sigmoid, float32.
+        targets: (..., C) between 0 and 1: the IoU for the labelled class, 0 for others.
+        beta: Exponent of the distance between score and target.
+
+    Returns:
+        (..., C) losses.
+
+    Source: Generalized Focal Loss (arXiv 2006.04388), eq. 2; logarithms limited to -100, as for probabilities.
+    """
+    losses: Tensor = _QualityFocal.apply(logits, targets, beta)
+    return losses
+
+
+class _QualityFocal(torch.autograd.Function):
+    """Loss and gradient in one visit: all classes of all points pass here in every training step."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, beta: float) -> Tensor:
+        scores = logits.sigmoid()
+        distance = scores - targets
+        bounded = logits.clamp(-LOG_LIMIT, LOG_LIMIT)
+        entropy = bounded.relu() - targets * bounded + bounded.abs().neg().exp().log1p()
+        factor = distance.abs().pow(beta)
+        # d entropy / d logit is the distance itself, and d |distance|^beta / d logit holds the sigmoid's slope.
+        slope = beta * distance.abs().pow(beta - 1) * distance.sign() * scores * (1 - scores)
+        gradient = slope * entropy + factor * distance * (bounded == logits)
+        ctx.save_for_backward(gradient)
+        return factor * entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_output, None, None
 
 
 def distribution_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,0 +1,97 @@
+"""Which point answers for which object: the assigners that training can use.
+
+Tensor letters: B images, P points of all levels, C class channels, G largest number of boxes of an image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .assign_dynamic_k import DynamicK
+from .losses import LOG_LIMIT
+from .targets import Assignment, Targets
+
+
+class Assigner(Protocol):
+    """Assigns points to boxes. Assigners hold settings only, and batches may be cut anywhere between images."""
+
+    def __call__(self, scores: Tensor, boxes: Tensor, points: Tensor, targets: Targets) -> Assignment:
+        """Assign without a gradient.
+
+        Args:
+            scores: (B, P, C) probabilities; a background channel may be the last.
+            boxes: (B, P, 4) predicted boxes, xyxy in pixels, not clipped.
+            points: (P, 4) x, y, stride, stride, as from `level_points`.
+            targets: Ground truth; images without a box and G = 0 are fine.
+
+        Returns:
+            At most one box for each point. Predictions that are not finite raise nothing: they are the last to be
+            chosen, and have quality 0. The losses show them.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class AlignOTA(DynamicK):
+    """The paper's assigner: focal class cost with the IoU as soft label.
+
+    Attributes:
+        other_classes: Whether the scores of all other channels cost too, as in the official implementation. The
+            paper's eq. 2 is `AlignOTA(iou_weight=1.0, other_classes=False)`.
+
+    Source: DAMO-YOLO (arXiv 2211.15444), section 2.3 and eq. 2, and the official implementation.
+    """
+
+    other_classes: bool = True
+
+    def class_cost(self, scores: Tensor, labels: Tensor, iou: Tensor) -> Tensor:
+        """See `DynamicK`."""
+        own = of_labels(scores, labels)
+        cost = (iou - own).square() * cross_entropy(own, iou)
+        if not self.other_classes:
+            return cost
+        return cost + of_other_labels(scores.square() * cross_entropy(scores, 0.0), labels)
+
+
+@dataclass(frozen=True, slots=True)
+class SimOTA(DynamicK):
+    """YOLOX's assigner: cross entropy to the label as class cost.
+
+    Without an objectness branch the class probability stands for the product of both.
+
+    Source: YOLOX (arXiv 2107.08430), section 2.1, and its implementation.
+    """
+
+    def class_cost(self, scores: Tensor, labels: Tensor, iou: Tensor) -> Tensor:
+        """See `DynamicK`."""
+        return cross_entropy(of_labels(scores, labels), 1.0) + of_other_labels(cross_entropy(scores, 0.0), labels)
+
+
+def of_labels(values: Tensor, labels: Tensor) -> Tensor:
+    """(B, V, C) values of all classes to (B, G, V) of each box's (B, G) class."""
+    images = torch.arange(len(values), device=values.device)[:, None]
+    return values.transpose(1, 2)[images, labels]
+
+
+def of_other_labels(costs: Tensor, labels: Tensor) -> Tensor:
+    """(B, V, C) costs of all classes to (B, G, V) sums over all classes but each box's (B, G) own."""
+    # Added up in float64, so that taking a saturated class out again leaves the rest exact.
+    total = costs.sum(dim=2, dtype=torch.float64)
+    return (total[:, None] - of_labels(costs, labels)).float()
+
+
+def cross_entropy(scores: Tensor, targets: Tensor | float) -> Tensor:
+    """Binary cross entropy of probabilities, its logarithms limited; values that are not probabilities give NaN."""
+    positive, negative = scores.log().clamp(min=-LOG_LIMIT), torch.log1p(-scores).clamp(min=-LOG_LIMIT)
+    return -(targets * positive + (1 - targets) * negative)
+
+
+ASSIGNERS: dict[str, Assigner] = {
+    "align_ota": AlignOTA(),
+    "align_ota_paper": AlignOTA(iou_weight=1.0, other_classes=False),
+    "sim_ota": SimOTA(),
+}
+"""Assigners by name, with the settings of their papers."""
