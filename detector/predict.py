@@ -108,11 +108,11 @@ def predict_stream(
     Raises:
         InputError: An option out of range, nothing at the source, or the only image cannot be read.
     """
-    _check_range("score_threshold", score_threshold, 0, 1)
-    _check_range("iou_threshold", iou_threshold, 0, 1)
-    _check_range("max_detections", max_detections, 1, None)
-    _check_range("batch_size", batch_size, 1, None)
-    size = _input_size(predictor, image_size)
+    check_range("score_threshold", score_threshold, 0, 1)
+    check_range("iou_threshold", iou_threshold, 0, 1)
+    check_range("max_detections", max_detections, 1, None)
+    check_range("batch_size", batch_size, 1, None)
+    size = input_size(predictor, image_size)
     wanted = None if classes is None else class_indices(classes, predictor.class_names)
     opened = open_source(source)
     batches = _batches(opened, predictor.batch_limit or batch_size, size, padded=predictor.batch_limit is not None)
@@ -237,7 +237,12 @@ def _ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
             yield batch
 
 
-def _input_size(predictor: Predictor, asked: int | tuple[int, int] | None) -> tuple[int, int]:
+def input_size(predictor: Predictor, asked: int | tuple[int, int] | None) -> tuple[int, int]:
+    """(height, width) that images are stretched to: as asked for, by default the network's own.
+
+    Raises:
+        InputError: Not a multiple of 32, or another size than the network's fixed one.
+    """
     height, width = predictor.image_size
     if asked is None:
         return height, width
@@ -249,7 +254,8 @@ def _input_size(predictor: Predictor, asked: int | tuple[int, int] | None) -> tu
     return size[0], size[1]
 
 
-def _check_range(name: str, value: float, low: float, high: float | None) -> None:
+def check_range(name: str, value: float, low: float, high: float | None) -> None:
+    """Raise `InputError` unless a number is between two, both included; without an upper one, at least the lower."""
     if isinstance(value, bool) or not value >= low or (high is not None and value > high):
         expected = f"at least {low}" if high is None else f"{low} ... {high}"
         raise InputError(f"{name} is {value}; expected {expected}")
