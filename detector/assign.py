@@ -11,7 +11,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .assign_atss import ATSS
 from .assign_dynamic_k import DynamicK
+from .assign_pairs import of_labels
+from .assign_tood import TOOD
 from .losses import LOG_LIMIT
 from .targets import Assignment, Targets
 
@@ -70,12 +73,6 @@ class SimOTA(DynamicK):
         return cross_entropy(of_labels(scores, labels), 1.0) + of_other_labels(cross_entropy(scores, 0.0), labels)
 
 
-def of_labels(values: Tensor, labels: Tensor) -> Tensor:
-    """(B, V, C) values of all classes to (B, G, V) of each box's (B, G) class."""
-    images = torch.arange(len(values), device=values.device)[:, None]
-    return values.transpose(1, 2)[images, labels]
-
-
 def of_other_labels(costs: Tensor, labels: Tensor) -> Tensor:
     """(B, V, C) costs of all classes to (B, G, V) sums over all classes but each box's (B, G) own."""
     # Added up in float64, so that taking a saturated class out again leaves the rest exact.
@@ -93,5 +90,7 @@ ASSIGNERS: dict[str, Assigner] = {
     "align_ota": AlignOTA(),
     "align_ota_paper": AlignOTA(iou_weight=1.0, other_classes=False),
     "sim_ota": SimOTA(),
+    "atss": ATSS(),
+    "tood": TOOD(),
 }
 """Assigners by name, with the settings of their papers."""

@@ -12,18 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .assign_geometry import assign_in_portions, inside_boxes, inside_centers
+from .assign_pairs import NEVER, assign_in_portions, inside_boxes, inside_centers, ranks
 from .boxes import elementwise_iou
 from .targets import Assignment, Targets
 
 IOU_EPS = 1e-7
 """Added to an IoU before its logarithm, as in the official implementation."""
-
-NEVER = 1 << 62
-"""Rank of pairs that must not be chosen."""
-
-RANK_STEP = 1 << 24
-"""Distance of neighbouring ranks: indices up to it break ties."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +81,3 @@ class DynamicK(ABC):
         quality = iou.gather(1, box[:, None])[:, 0]
         is_positive = num_takers > 0
         return box.where(is_positive, -1), quality.where(is_positive, 0.0)
-
-
-def ranks(cost: Tensor, *, later: Tensor) -> Tensor:
-    """Integers in the order of the costs, `RANK_STEP` apart, so that adding an index breaks ties.
-
-    The official implementation adds 1e8 to some costs, which in float32 leaves of their order no more than multiples
-    of 8. Here such pairs come after all others, in the order of their own costs.
-
-    Args:
-        cost: float32; what is not finite comes last.
-        later: Pairs that come after all others.
-    """
-    bits = cost.where(cost.isfinite(), torch.finfo(torch.float32).max).view(torch.int32)
-    # Floats read as integers keep their order, but that of negative ones is reversed.
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
-    return (ordered + (later.to(torch.int64) << 32)) * RANK_STEP

@@ -5,11 +5,9 @@ Tensor letters: N predictions, C classes, R = reg_max.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import BackwardCFunction, FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 from .boxes import elementwise_giou
@@ -60,7 +58,7 @@ class _QualityFocal(torch.autograd.Function):
     """Loss and gradient in one visit: all classes of all points pass here in every training step."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, beta: float) -> Tensor:
+    def forward(ctx: FunctionCtx, logits: Tensor, targets: Tensor, beta: float) -> Tensor:
         scores = logits.sigmoid()
         distance = scores - targets
         bounded = logits.clamp(-LOG_LIMIT, LOG_LIMIT)
@@ -74,7 +72,7 @@ class _QualityFocal(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: BackwardCFunction, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * grad_output, None, None
 

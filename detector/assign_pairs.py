@@ -1,4 +1,4 @@
-"""What the assigners share: images in portions of bounded memory, and where points lie in relation to boxes.
+"""Pairs of boxes and points, as assigners see them: in portions of bounded memory, by place, in order.
 
 Tensor letters: B images, P points of all levels, C class channels, G largest number of boxes of an image.
 """
@@ -10,10 +10,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .boxes import elementwise_iou
 from .targets import Assignment, Targets
 
 MAX_PAIRS = 4_000_000
 """Pairs of box and point that are looked at together; some tens of bytes of memory each."""
+
+NEVER = 1 << 62
+"""Rank of pairs that must not be chosen."""
+
+RANK_STEP = 1 << 24
+"""Distance of neighbouring ranks: indices up to it break ties."""
 
 AssignImages = Callable[[Tensor, Tensor, Tensor, Targets], Assignment]
 
@@ -46,6 +53,18 @@ def assign_in_portions(
     return Assignment(indices, qualities)
 
 
+def predicted_iou(boxes: Tensor, targets: Targets, indices: Tensor) -> Tensor:
+    """(B, P) IoU of predicted (B, P, 4) boxes with what their points answer for; 0 for background (index -1)."""
+    answers = targets.boxes.gather(1, indices.clamp(min=0)[..., None].expand(-1, -1, 4))
+    return elementwise_iou(boxes, answers).nan_to_num(nan=0.0).where(indices >= 0, 0.0)
+
+
+def of_labels(values: Tensor, labels: Tensor) -> Tensor:
+    """(B, V, C) values of all classes to (B, G, V) of each box's (B, G) class."""
+    images = torch.arange(len(values), device=values.device)[:, None]
+    return values.transpose(1, 2)[images, labels]
+
+
 def inside_boxes(points: Tensor, boxes: Tensor) -> Tensor:
     """(B, G, P) bool: points strictly inside the (B, G, 4) boxes."""
     x, y = points[:, 0], points[:, 1]
@@ -64,3 +83,19 @@ def inside_centers(points: Tensor, boxes: Tensor, *, radius: float) -> Tensor:
     x, y, x_center, y_center = points[:, 0], points[:, 1], x_center[..., None], y_center[..., None]
     inside_x = (x > x_center - reach) & (x < x_center + reach)
     return inside_x & (y > y_center - reach) & (y < y_center + reach)
+
+
+def ranks(cost: Tensor, *, later: Tensor) -> Tensor:
+    """Integers in the order of the costs, `RANK_STEP` apart, so that adding an index breaks ties.
+
+    The official implementation adds 1e8 to some costs, which in float32 leaves of their order no more than multiples
+    of 8. Here such pairs come after all others, in the order of their own costs.
+
+    Args:
+        cost: float32; what is not finite comes last.
+        later: Pairs that come after all others.
+    """
+    bits = cost.where(cost.isfinite(), torch.finfo(torch.float32).max).view(torch.int32)
+    # Floats read as integers keep their order, but that of negative ones is reversed.
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
+    return (ordered + (later.to(torch.int64) << 32)) * RANK_STEP
