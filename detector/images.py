@@ -5,7 +5,9 @@ Tensor letters: B images, H W image size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -55,8 +57,45 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         InputError: Naming the file: missing, empty, no image, cut short, damaged, too large to be honest (more than
             twice `PIL.Image.MAX_IMAGE_PIXELS`), or of a kind that `as_rgb` refuses.
     """
+    with _opened(Path(path)) as image:
+        return as_rgb(image, source=str(path))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What an image file says of itself before its pixels.
+
+    Attributes:
+        size: (height, width) upright: of what `read_image` returns.
+        stored: (height, width) of the stored pixels, before they are turned.
+        orientation: EXIF orientation, 1 ... 8; 1 is upright, and what is taken where there is none.
+        mode: Pillow's name for the kind of pixels, such as `RGB`.
+    """
+
+    size: tuple[int, int]
+    stored: tuple[int, int]
+    orientation: int
+    mode: str
+
+
+def read_header(path: str | Path) -> ImageHeader:
+    """Size and orientation of an image file; no pixel is decoded, so a file that is cut short may pass.
+
+    Raises:
+        InputError: As `read_image`, where the header shows it.
+    """
+    with _opened(Path(path)) as image:
+        width, height = image.size
+        # Pillow decodes a whole PNG in search of a block that may follow the pixels; nearly all writers put it first.
+        orientation = 1 if image.format == "PNG" and "exif" not in image.info else _orientation(image)
+        size = (width, height) if orientation >= 5 else (height, width)
+        return ImageHeader(size, (height, width), orientation, image.mode)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image]:
+    """An image file in Pillow; what goes wrong inside is an `InputError` that names the file."""
     pil = _pillow()
-    path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: {'is no file' if path.exists() else 'no such file'}; expected an image")
     if path.stat().st_size == 0:
@@ -64,7 +103,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     pil.init()
     try:
         with pil.open(path, formats=[name for name in _FORMATS if name in pil.OPEN]) as image:
-            return as_rgb(image, source=str(path))
+            yield image
     except InputError:
         raise
     except pil.DecompressionBombError as error:
@@ -208,11 +247,7 @@ def _picture_as_rgb(image: Image, source: str) -> NDArray[np.uint8]:
 
 
 def _turned(image: Image) -> Image:
-    """The picture upright; a damaged EXIF block says nothing and is passed over."""
-    try:
-        orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # the block is not needed to see the picture
-        return image
+    """The picture upright."""
     turns = _pillow().Transpose
     turn = {
         2: turns.FLIP_LEFT_RIGHT,
@@ -222,12 +257,21 @@ def _turned(image: Image) -> Image:
         6: turns.ROTATE_270,
         7: turns.TRANSVERSE,
         8: turns.ROTATE_90,
-    }.get(orientation)
+    }.get(_orientation(image))
     if turn is None:
         return image
     turned = image.transpose(turn)
     turned.info.update(image.info)
     return turned
+
+
+def _orientation(image: Image) -> int:
+    """EXIF orientation; a damaged EXIF block says nothing and is passed over."""
+    try:
+        orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # the block is not needed to see the picture
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
 
 
 def _to_eight_bits(values: NDArray[np.uint16]) -> NDArray[np.uint8]:

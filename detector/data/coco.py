@@ -1,0 +1,378 @@
+"""Annotations in COCO's JSON format; images are neither opened nor decoded.
+
+Tensor letters: A annotations of a file, G boxes of one image, V outline points of one object.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maenas.records import shown
+
+from ..errors import DataError
+from .classes import label_map, unknown_class
+from .dataset import Dataset, ImageRecord
+from .places import Files
+from .problems import Problem, Report, refuse
+
+_LARGEST_ID = 2**63 - 1
+_LARGEST = 1e9
+"""Coordinates beyond it are no pixels, and lose their decimals in float32 long before."""
+_NUM_TRIED = 20
+"""Images that are looked for to find out which folder they are in."""
+
+
+def read_coco(
+    path: Path,
+    images: Path | None = None,
+    *,
+    root: Path,
+    name: str,
+    class_names: Sequence[str] | None = None,
+    report: Report = refuse,
+) -> Dataset:
+    """One annotation file.
+
+    - Boxes are `[x, y, width, height]` in pixels, from the image's upper left corner.
+    - `iscrowd` (or `ignore`) other than 0 makes a box ignored; missing means 0. A missing `area` is that of the box.
+    - Outlines are kept for images where every box has one. Ignored regions without one (COCO stores masks of crowds)
+      get that of their box.
+    - Images without boxes are kept.
+
+    Args:
+        path: The JSON file.
+        images: Folder that `file_name` starts from; by default the first of `image_folders` that holds the images.
+        root: Images outside of it are refused.
+        name: The data set's.
+        class_names: Label order. By default that of the file's category ids. Categories are matched by name; one that
+            is not listed may not have boxes.
+        report: What to do about a faulty entry.
+
+    Raises:
+        DataError: The file is missing or no COCO file, or has a faulty entry, named with its id.
+    """
+    content = _load(path)
+    ids, own = _categories(content, str(path))
+    wanted = tuple(own) if class_names is None else tuple(class_names)
+    labels = dict(zip(ids, label_map(own, wanted).tolist(), strict=True))
+    entries = _images(content, path, images, root=root, report=report)
+    rows = _Rows()
+    places = {entry.image_id: place for place, entry in enumerate(entries)}
+    # Images that were reported already: their boxes need no report of their own.
+    known = {entry["id"] for entry in content["images"] if isinstance(entry, dict) and _is_id(entry.get("id"))}
+    category_names = dict(zip(ids, own, strict=True))
+    for number, entry in enumerate(content["annotations"]):
+        fault = _fault(entry, known, labels)
+        if fault is None:
+            place = places.get(entry["image_id"])
+            label = labels[entry["category_id"]]
+            if label < 0:
+                fault = "unknown-class", unknown_class(category_names[entry["category_id"]], wanted)
+            elif place is not None:
+                rows.add(entry, place, label)
+        if fault is not None:
+            report(_problem(entry, number, fault, path, entries, places))
+    return Dataset(name, wanted, _records(entries, rows), _category_ids(ids, own, wanted))
+
+
+def image_folders(path: Path) -> list[Path]:
+    """Where the images of an annotation file may be, the most special first.
+
+    `annotations/instances_train.json`: `images/train`, `images`, `train`, `annotations` and the folder above.
+    """
+    folder = path.absolute().parent
+    base = coco_base(path)
+    split = re.sub(r"^instances[_-]", "", path.stem)
+    return list(dict.fromkeys([base / "images" / split, base / "images", base / split, folder, base]))
+
+
+def coco_base(path: Path) -> Path:
+    """The data set's folder: that of the file, or the one above where it is `annotations`."""
+    folder = path.absolute().parent
+    return folder.parent if folder.name.lower() == "annotations" else folder
+
+
+def read_categories(path: Path) -> tuple[str, ...]:
+    """The class names of an annotation file, in the order of their ids.
+
+    Raises:
+        DataError: The file is missing or no COCO file.
+    """
+    return tuple(_categories(_load(path), str(path))[1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    image_id: int
+    path: Path
+    size: tuple[int, int] | None
+
+
+@dataclass(slots=True)
+class _Rows:
+    """The usable annotations, column by column."""
+
+    places: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    boxes: list[list[float]] = field(default_factory=list)
+    areas: list[float] = field(default_factory=list)
+    ignored: list[bool] = field(default_factory=list)
+    points: array[float] = field(default_factory=lambda: array("f"))
+    ends: list[int] = field(default_factory=list)
+
+    def add(self, entry: dict[str, Any], place: int, label: int) -> None:
+        box, area = entry["bbox"], entry.get("area")
+        ignored = bool(entry.get("iscrowd")) or bool(entry.get("ignore"))
+        self.places.append(place)
+        self.labels.append(label)
+        self.boxes.append(box)
+        self.areas.append(box[2] * box[3] if area is None else area)
+        self.ignored.append(ignored)
+        start = len(self.points)
+        if not self._add_outline(entry.get("segmentation")):
+            del self.points[start:]
+            if ignored:
+                x, y, width, height = box
+                self.points.extend([x, y, x + width, y, x + width, y + height, x, y + height])
+        self.ends.append(len(self.points))
+
+    def _add_outline(self, segmentation: object) -> bool:
+        """Append the points of all parts; false where there are none that can be used."""
+        if not isinstance(segmentation, list) or not segmentation:
+            return False
+        for part in segmentation:
+            if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
+                return False
+            try:
+                self.points.extend(part)
+            except TypeError:
+                return False
+        return True
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is no JSON file ({error})") from error
+    keys = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not any(key in content for key in keys):
+        raise DataError(f"{path}: is no COCO file; expected an object with {', '.join(keys)}")
+    for key in keys:
+        if not isinstance(content.get(key), list):
+            found = shown(content[key]) if key in content else "missing"
+            raise DataError(f"{path}: {key} is {found}; expected a list")
+    if not content["images"]:
+        raise DataError(f"{path}: images is empty; expected at least one")
+    return content
+
+
+def _categories(content: dict[str, Any], source: str) -> tuple[list[int], list[str]]:
+    """Ids and names in the order of the ids."""
+    found: dict[int, str] = {}
+    for number, entry in enumerate(content["categories"]):
+        where = f"{source}: categories[{number}]"
+        if not isinstance(entry, dict) or not _is_id(entry.get("id")) or not isinstance(entry.get("name"), str):
+            raise DataError(f"{where} is {shown(entry)}; expected an object with an integer id and a name")
+        if entry["id"] in found:
+            raise DataError(f"{where}.id is {entry['id']}, which an earlier category has; expected another")
+        if entry["name"] in found.values():
+            raise DataError(f"{where}.name is {entry['name']!r}, which an earlier category has; expected another")
+        found[entry["id"]] = entry["name"]
+    if not found:
+        raise DataError(f"{source}: categories is empty; expected at least one")
+    ids = sorted(found)
+    return ids, [found[key] for key in ids]
+
+
+def _images(content: dict[str, Any], path: Path, folder: Path | None, *, root: Path, report: Report) -> list[_Entry]:
+    """The usable images in the order of their ids."""
+    listed = content["images"]
+    folder = _image_folder(path, listed, root) if folder is None else folder
+    files = Files(folder, root=root)
+    found: dict[int, _Entry] = {}
+    for number, entry in enumerate(listed):
+        where = f"{path}: images[{number}]"
+        fault = _image_fault(entry)
+        if fault is not None:
+            report(Problem("bad-entry", where, fault))
+            continue
+        image_id, file_name = entry["id"], entry["file_name"]
+        if image_id in found:
+            report(Problem("duplicate-id", where, f"id is {image_id}, which an earlier image has; expected another"))
+            continue
+        try:
+            image = files.find(file_name)
+        except DataError as error:
+            report(Problem("outside", f"{where}.file_name", str(error)))
+            continue
+        if image is None:
+            report(Problem("missing-image", where, f"file_name is {shown(file_name)}; no such file in {folder}"))
+            continue
+        width, height = entry.get("width"), entry.get("height")
+        size = None if width is None or height is None else (int(height), int(width))
+        found[image_id] = _Entry(image_id, image, size)
+    return [found[key] for key in sorted(found)]
+
+
+def _image_folder(path: Path, listed: list[Any], root: Path) -> Path:
+    """The folder that holds most of the first images; the first of them where none holds any."""
+    names = [entry["file_name"] for entry in listed[:_NUM_TRIED] if _image_fault(entry) is None]
+    best, most = None, 0
+    folders = image_folders(path)
+    for folder in folders:
+        files, hits = Files(folder, root=root), 0
+        for file_name in names:
+            try:
+                hits += files.find(file_name) is not None
+            except DataError:
+                # Reported with its entry.
+                hits += 1
+        if hits > most:
+            best, most = folder, hits
+    if best is None:
+        tried = ", ".join(str(folder) for folder in folders)
+        first = f" (first: {shown(names[0])})" if names else ""
+        raise DataError(f"{path}: its images{first} are in none of {tried}; name their folder with `images:` in a YAML")
+    return best
+
+
+def _image_fault(entry: object) -> str | None:
+    if not isinstance(entry, dict):
+        return f"is {shown(entry)}; expected an object"
+    if not _is_id(entry.get("id")):
+        return f"id is {shown(entry.get('id'))}; expected an integer"
+    if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
+        return f"file_name is {shown(entry.get('file_name'))}; expected a path (image {entry['id']})"
+    for side in ("width", "height"):
+        value = entry.get(side)
+        if value is not None and not (_is_number(value) and value >= 1 and value == int(value)):
+            return f"{side} is {shown(value)}; expected a positive integer (image {entry['id']})"
+    return None
+
+
+def _fault(entry: Any, images: set[int], labels: dict[int, int]) -> tuple[str, str] | None:  # noqa: ANN401
+    """Code and message of what makes an annotation unusable; None if nothing."""
+    try:
+        image_id, category_id, box = entry["image_id"], entry["category_id"], entry["bbox"]
+        area = entry.get("area")
+        x, y, width, height = box
+        total = x + y + width + height + (0 if area is None else area)
+        in_range = math.isfinite(total) and -_LARGEST <= min(box) <= max(box) <= _LARGEST
+        numbers = type(box) is list and bool not in map(type, box)
+        positive = width >= 0 and height >= 0 and (area is None or area >= 0)
+        if in_range and numbers and positive and image_id in images and category_id in labels:
+            return None
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+        pass
+    return _explained(entry, images, labels)
+
+
+def _explained(entry: Any, images: set[int], labels: dict[int, int]) -> tuple[str, str]:  # noqa: ANN401
+    """Code and message about an annotation that cannot be used."""
+    if not isinstance(entry, dict):
+        return "bad-entry", f"is {shown(entry)}; expected an object"
+    image_id, category_id, box, area = (entry.get(key) for key in ("image_id", "category_id", "bbox", "area"))
+    if not _is_id(image_id) or image_id not in images:
+        return "unknown-image", f"image_id is {shown(image_id)}; expected the id of one of the {len(images)} images"
+    if not _is_id(category_id) or category_id not in labels:
+        expected = ", ".join(str(key) for key in list(labels)[:10]) + (", ..." if len(labels) > 10 else "")
+        return "unknown-class", f"category_id is {shown(category_id)}; expected one of {expected}"
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
+        return "bad-box", f"bbox is {shown(box)}; expected four finite numbers x, y, width, height"
+    if box[2] < 0 or box[3] < 0:
+        return "bad-box", f"bbox is {shown(box)}; expected a width and a height of at least 0"
+    if max(map(abs, box)) > _LARGEST:
+        return "bad-box", f"bbox is {shown(box)}; expected pixels, at most {_LARGEST:g}"
+    return "bad-box", f"area is {shown(area)}; expected a number of at least 0"
+
+
+def _problem(
+    entry: Any,  # noqa: ANN401
+    number: int,
+    fault: tuple[str, str],
+    path: Path,
+    entries: list[_Entry],
+    places: dict[int, int],
+) -> Problem:
+    where, image = f"{path}: annotations[{number}]", None
+    if isinstance(entry, dict):
+        place = places.get(entry["image_id"]) if _is_id(entry.get("image_id")) else None
+        image = None if place is None else entries[place].path
+        of_image = "" if image is None else f", image {image.name}"
+        where += f" (id {shown(entry.get('id'))}{of_image})"
+    return Problem(fault[0], where, fault[1], image)
+
+
+def _records(entries: list[_Entry], rows: _Rows) -> tuple[ImageRecord, ...]:
+    """Cut the columns into images."""
+    places = np.array(rows.places, np.int64)
+    order = np.argsort(places, kind="stable")
+    borders = np.searchsorted(places[order], np.arange(len(entries) + 1))
+    boxes = np.array(rows.boxes, np.float64).reshape(-1, 4)[order]
+    boxes[:, 2:] += boxes[:, :2]
+    xyxy = boxes.astype(np.float32)
+    labels = np.array(rows.labels, np.int64)[order]
+    areas = np.array(rows.areas, np.float32)[order]
+    ignored = np.array(rows.ignored, np.bool_)[order]
+    outlines = _outlines(rows)
+    records = []
+    for entry, start, end in zip(entries, borders[:-1].tolist(), borders[1:].tolist(), strict=True):
+        part = slice(start, end)
+        own = [outlines[row] for row in order[part].tolist()]
+        polygons = tuple(outline for outline in own if len(outline))
+        complete = polygons if polygons and len(polygons) == len(own) else None
+        records.append(
+            ImageRecord(
+                entry.image_id, entry.path, entry.size, xyxy[part], labels[part], ignored[part], areas[part], complete
+            )
+        )
+    return tuple(records)
+
+
+def _outlines(rows: _Rows) -> list[NDArray[np.float32]]:
+    """Per annotation (V, 2); V is 0 where there is no outline."""
+    points = np.frombuffer(rows.points, np.float32).reshape(-1, 2) if rows.points else np.zeros((0, 2), np.float32)
+    starts = [0, *rows.ends[:-1]] if rows.ends else []
+    found = [points[start // 2 : end // 2] for start, end in zip(starts, rows.ends, strict=True)]
+    if not np.isfinite(points).all():
+        found = [outline if np.isfinite(outline).all() else outline[:0] for outline in found]
+    return found
+
+
+def _category_ids(ids: list[int], own: list[str], wanted: tuple[str, ...]) -> tuple[int, ...]:
+    """The file's ids in label order; classes that it does not know get the numbers after its largest."""
+    known = dict(zip(own, ids, strict=True))
+    free = max(ids) + 1
+    found = []
+    for name in wanted:
+        if name not in known:
+            known[name] = free
+            free += 1
+        found.append(known[name])
+    return tuple(found)
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_ID
