@@ -60,7 +60,7 @@ def main() -> None:
     work = arguments.work / name
     settings = Settings(force=arguments.force)
     if arguments.quick:
-        settings = replace(settings, passes=2, min_seconds=0.3, min_runs=5)
+        settings = replace(settings, passes=2, extra_passes=1, min_seconds=0.3, min_runs=5)
     side = arguments.image_side
     question = Question(
         spaces=tuple(

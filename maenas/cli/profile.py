@@ -97,7 +97,7 @@ def _question(arguments: argparse.Namespace) -> Question:
         raise ProfileError(f"--seed is {arguments.seed}; expected 0 or more")
     settings = Settings(seed=arguments.seed, force=arguments.force)
     if arguments.quick:
-        settings = replace(settings, passes=2, min_seconds=0.3, min_runs=5)
+        settings = replace(settings, passes=2, extra_passes=1, min_seconds=0.3, min_runs=5)
     return Question(
         spaces=spaces,
         backend=arguments.backend,

@@ -23,6 +23,10 @@ from maenas.structure import Structure
 Role = Literal["kernels", "calibration", "test", "foreign"]
 
 
+LIGHT, LIGHT_SIDE = "light probe", 224
+"""Group of the light probes, and the side of their images."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """How much a campaign measures.
@@ -30,6 +34,7 @@ class Sizes:
     Attributes:
         space_networks: Random networks of the spaces, for samples of operators.
         probes: Hand-built chains of operators over wider ranges, for more such samples.
+        light_probes: Such chains of little work on 224 x 224 images, where starting an operator is most of its time.
         calibration: Whole networks that tie sums to latencies.
         test: Whole networks for the error report.
         max_gflops: Networks with more are left out (FLOPs are 2 x MACs): they would take the whole time.
@@ -37,12 +42,13 @@ class Sizes:
 
     space_networks: int = 18
     probes: int = 8
+    light_probes: int = 8
     calibration: int = 12
     test: int = 12
     max_gflops: float = 25.0
 
 
-QUICK = Sizes(space_networks=7, probes=3, calibration=5, test=5)
+QUICK = Sizes(space_networks=7, probes=3, light_probes=2, calibration=5, test=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ class Network:
     Attributes:
         key: Its name, also that of its file.
         role: What its timings are used for.
-        group: Where it comes from: the space's name, `probe`, `published` or `foreign`.
+        group: Where it comes from: the space's name, `probe`, `light probe`, `published` or `foreign`.
         path: Its ONNX file.
         structure: Its structure, where it is a detector of ours.
     """
@@ -115,6 +121,9 @@ def plan_networks(
     for number in range(sizes.probes):
         key = f"probe-{seed + number}"
         networks.append(Network(key, "kernels", "probe", folder / f"{key}.onnx"))
+    for number in range(sizes.light_probes):
+        key = f"light-{seed + number}"
+        networks.append(Network(key, "kernels", LIGHT, folder / f"{key}.onnx"))
     for path in foreign:
         networks.append(Network(path.stem, "foreign", "foreign", path))
     return networks
@@ -154,8 +163,8 @@ def write_networks(
             if network.structure is not None:
                 export(network.structure, network.path)
             else:
-                number = int(network.key.rpartition("-")[2])
-                side = image_sides[(number - seed) % len(image_sides)]
-                model = probe_network(number, image_side=side)
+                number, light = int(network.key.rpartition("-")[2]), network.group == LIGHT
+                side = LIGHT_SIDE if light else image_sides[(number - seed) % len(image_sides)]
+                model = probe_network(number, image_side=side, light=light)
                 write_bytes_atomically(network.path, model.SerializeToString())
     progress(len(networks))

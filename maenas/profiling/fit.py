@@ -16,7 +16,7 @@ from maenas.lowering.detector import lower
 from maenas.lowering.op import Op
 from maenas.profiling.attribute import attribute
 from maenas.profiling.campaign import Network
-from maenas.profiling.measurement import Record
+from maenas.profiling.measurement import Record, quarter
 from maenas.profiling.onnx_ops import PlacedOp, read_onnx_ops
 
 Floats = NDArray[np.float64]
@@ -306,7 +306,7 @@ def pass_times(records: Sequence[Record]) -> dict[str, list[float]]:
     """25th percentile of the runs of every pass, by network."""
     times: dict[str, list[float]] = defaultdict(list)
     for record in records:
-        times[record.key].append(float(np.percentile(record.ms, 25)))
+        times[record.key].append(quarter(record))
     return times
 
 

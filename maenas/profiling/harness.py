@@ -22,7 +22,7 @@ from maenas.errors import DeviceBusyError, OutputError, ProfileError
 from maenas.profiling.backends import Entry, OpenEntry
 from maenas.profiling.host import LoadGuard, busiest_processes
 from maenas.profiling.journal import Journal, journal_header, open_journal
-from maenas.profiling.measurement import Record, Settings, at_common_speed
+from maenas.profiling.measurement import Record, Settings, at_common_speed, passes_agree
 
 _REFERENCE_RUNS = 5
 _FIRST_REFERENCES = 5
@@ -87,18 +87,17 @@ def run_campaign(
         for record in book.records:
             campaign.remember(record)
         campaign.begin_stretch(book.references)
-        total = settings.passes * len(todo)
-        if len(campaign.kept) < total:
+        if campaign.unfinished(todo):
             with _opened(reference) as campaign.reference_run:
                 if not campaign.first_references:
                     campaign.begin_stretch(campaign.establish(), book)
-                for pass_index in range(settings.passes):
-                    for key in pass_order(list(todo), settings.seed, pass_index):
-                        if (key, pass_index) not in campaign.kept:
-                            campaign.report(total, todo, key)
-                            campaign.measure(todo[key], pass_index, book)
-        campaign.report(total, todo, "")
-    return at_common_speed([campaign.kept[key, index] for index in range(settings.passes) for key in todo])
+                for pass_index in range(settings.passes + settings.extra_passes):
+                    for key in campaign.wanting(pass_order(list(todo), settings.seed, pass_index), pass_index):
+                        campaign.report(todo, key)
+                        campaign.measure(todo[key], pass_index, book)
+        campaign.report(todo, "")
+    order = ((key, index) for index in range(settings.passes + settings.extra_passes) for key in todo)
+    return at_common_speed([campaign.kept[place] for place in order if place in campaign.kept])
 
 
 def pass_order(keys: Sequence[str], seed: int, pass_index: int) -> list[str]:
@@ -140,20 +139,37 @@ class _Campaign:
         if book is not None:
             book.append({"references_ms": references})
 
-    def report(self, total: int, todo: Mapping[str, Entry], key: str) -> None:
+    def wanting(self, keys: Iterable[str], pass_index: int) -> list[str]:
+        """Those of the entries that this pass is to measure: all in the first passes, then where passes disagree."""
+        extra = pass_index >= self.settings.passes
+        return [
+            key
+            for key in keys
+            if (key, pass_index) not in self.kept and not (extra and self._agree(key, before=pass_index))
+        ]
+
+    def unfinished(self, keys: Iterable[str]) -> bool:
+        """Whether any pass is still to be made."""
+        keys = list(keys)
+        return any(self.wanting(keys, index) for index in range(self.settings.passes + self.settings.extra_passes))
+
+    def _agree(self, key: str, *, before: int) -> bool:
+        passes = [self.kept[key, index] for index in range(before) if (key, index) in self.kept]
+        return passes_agree(at_common_speed(passes), self.settings)
+
+    def report(self, todo: Mapping[str, Entry], key: str) -> None:
         """Tell the progress; an entry measured before will take as long again, others the mean."""
         if self.progress is None:
             return
+        missing = [other for other in todo for index in range(self.settings.passes) if (other, index) not in self.kept]
+        # What further passes will be needed is not known before the first ones are made.
+        if key and not missing:
+            missing = [key]
         left = None
         if self.took:
             typical = statistics.fmean(seconds for took in self.took.values() for seconds in took)
-            left = sum(
-                statistics.fmean(self.took.get(other) or [typical])
-                for other in todo
-                for index in range(self.settings.passes)
-                if (other, index) not in self.kept
-            )
-        self.progress(len(self.kept), total, left, key)
+            left = sum(statistics.fmean(self.took.get(other) or [typical]) for other in missing)
+        self.progress(len(self.kept), len(self.kept) + len(missing), left, key)
 
     def establish(self) -> list[float]:
         """The first references, once they agree and nothing else runs.

@@ -16,6 +16,8 @@ class Settings:
 
     Attributes:
         passes: Times that each entry is measured, each time among others.
+        extra_passes: Further times at most, for an entry of which fewer than `passes` passes agree.
+        agreement: Relative difference within which passes agree.
         warmup: Runs that do not count.
         min_runs: Fewest runs of one measurement.
         min_seconds: Shortest time of one measurement.
@@ -31,6 +33,8 @@ class Settings:
     """
 
     passes: int = 3
+    extra_passes: int = 3
+    agreement: float = 0.05
     warmup: int = 2
     min_runs: int = 5
     min_seconds: float = 0.5
@@ -50,7 +54,17 @@ class Settings:
                 raise ProfileError(f"{name} is {getattr(self, name)}; expected 1 or more")
         if self.max_runs < self.min_runs:
             raise ProfileError(f"max_runs is {self.max_runs}; expected min_runs or more, which is {self.min_runs}")
-        for name in ("warmup", "min_seconds", "drift", "max_change", "max_busy", "max_descheduled", "patience_s"):
+        for name in (
+            "extra_passes",
+            "agreement",
+            "warmup",
+            "min_seconds",
+            "drift",
+            "max_change",
+            "max_busy",
+            "max_descheduled",
+            "patience_s",
+        ):
             if not getattr(self, name) >= 0:
                 raise ProfileError(f"{name} is {getattr(self, name)}; expected 0 or more")
 
@@ -121,6 +135,20 @@ def _scaled(record: Record, factor: float) -> Record:
     )
 
 
+def quarter(record: Record) -> float:
+    """25th percentile of the runs, in ms: what a pass says of its entry."""
+    import numpy as np
+
+    return float(np.percentile(record.ms, 25))
+
+
+def passes_agree(records: Sequence[Record], settings: Settings) -> bool:
+    """Whether as many passes as `settings.passes` are within `settings.agreement` of each other."""
+    values = sorted(quarter(record) for record in records)
+    windows = zip(values, values[settings.passes - 1 :], strict=False)
+    return any(high / low - 1 <= settings.agreement for low, high in windows)
+
+
 @dataclass(frozen=True)
 class Stats:
     """The kept measurements of one entry.
@@ -154,9 +182,7 @@ def summarize(records: Iterable[Record]) -> dict[str, Stats]:
 
 
 def _stats(records: Sequence[Record]) -> Stats:
-    import numpy as np
-
-    quarters = [float(np.percentile(record.ms, 25)) for record in records]
+    quarters = [quarter(record) for record in records]
     value = statistics.median(quarters)
     return Stats(
         ms_min=min(min(record.ms) for record in records),

@@ -31,6 +31,8 @@ _POOL = 4096
 MIN_CONVS, MAX_CONVS = 25, 40
 MIN_MACS, MAX_MACS = 1e9, 7e9
 """Work of a probe, drawn log-uniformly: some 20 to 150 ms on one core."""
+LIGHT_MACS = (3e7, 6e8)
+"""Work of a light probe: what small classifiers have, whose operators are over almost before they have begun."""
 MAX_WEIGHTS = 12_000_000
 """Weights of a probe, 48 MB: more would only fill the disk."""
 HEAVY = 0.08
@@ -221,25 +223,26 @@ class Builder:
         return self.node("Mul", [x.name, self.node("HardSigmoid", [self.node("Conv", [hidden, expand])])])
 
 
-def probe_network(seed: int, *, image_side: int = 416) -> Any:  # noqa: ANN401
+def probe_network(seed: int, *, image_side: int = 416, light: bool = False) -> Any:  # noqa: ANN401
     """A random network as an ONNX ModelProto with one input `images`, (1, 3, image_side, image_side).
 
     Args:
         seed: Equal seeds and sides give equal bytes.
         image_side: Height and width of the images, a multiple of 32.
+        light: Little work (`LIGHT_MACS`), mostly inverted residuals, down to the smallest maps.
 
     Raises:
         ProfileError: The side is no multiple of 32.
         MissingExtraError: The package onnx is not installed.
     """
-    return build_probe(seed, image_side=image_side).model()
+    return build_probe(seed, image_side=image_side, light=light).model()
 
 
-def build_probe(seed: int, *, image_side: int = 416) -> Builder:
+def build_probe(seed: int, *, image_side: int = 416, light: bool = False) -> Builder:
     """The network of `probe_network`, with the list of its operators."""
     if image_side < 64 or image_side % 32:
         raise ProfileError(f"image_side is {image_side}; expected a multiple of 32, at least 64")
-    probe = _Probe(seed, image_side)
+    probe = _Probe(seed, image_side, light)
     probe.build()
     return probe.builder
 
@@ -247,11 +250,12 @@ def build_probe(seed: int, *, image_side: int = 416) -> Builder:
 class _Probe:
     """Draws a network within a budget of work, weights and convolutions."""
 
-    def __init__(self, seed: int, image_side: int) -> None:
-        self.rng = random.Random(f"probe/{seed}/{image_side}")
+    def __init__(self, seed: int, image_side: int, light: bool) -> None:
+        self.rng = random.Random(f"probe/{seed}/{image_side}" + ("/light" if light else ""))
+        self.light = light
         self.builder = Builder((3, (image_side, image_side)), seed=seed)
         self.convs_left = self.rng.randint(MIN_CONVS, MAX_CONVS)
-        self.macs_left = self.log_uniform(MIN_MACS, MAX_MACS)
+        self.macs_left = self.log_uniform(*(LIGHT_MACS if light else (MIN_MACS, MAX_MACS)))
         self.weights_left = float(MAX_WEIGHTS)
         self.activation = self.rng.choice(_ACTIVATIONS)
 
@@ -308,7 +312,7 @@ class _Probe:
             while self.convs_left > max(end, 6):
                 x = self.block(x)
             levels.append(x)
-            if min(x.size) <= 8 and self.rng.random() < 0.6:
+            if min(x.size) <= 8 and (self.light or self.rng.random() < 0.6):
                 break
         if self.rng.random() < 0.5:
             x = self.spp(x)
@@ -343,7 +347,7 @@ class _Probe:
 
     def block(self, x: Map) -> Map:
         kinds = (self.plain, self.plain, self.bottleneck, self.bottleneck, self.inverted, self.inverted, self.split)
-        return self.rng.choice(kinds)(x)
+        return self.inverted(x) if self.light and self.rng.random() < 0.6 else self.rng.choice(kinds)(x)
 
     def plain(self, x: Map) -> Map:
         return self.conv(x, self.width(x.size), self.rng.choice((1, 1, 3, 3, 3, 5)))

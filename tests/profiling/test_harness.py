@@ -159,6 +159,26 @@ def test_a_lasting_change_of_speed_begins_a_stretch(tmp_path):
     assert slowed.run() == records
 
 
+def test_entries_whose_passes_disagree_get_further_ones(tmp_path):
+    settings = Settings(**{**vars(QUICK), "extra_passes": 3})
+    bench = Bench(tmp_path, settings=settings)
+    # The second entry: 11, 13.2, 12.1 ms, and with the fourth, 11 ms again, two agree within 5 %.
+    bench.entries[1].factors = [1.0, 1.2, 1.1, 1.0]
+    records = bench.run()
+    assert bench.opened == [2, 4, 2]
+    assert [(record.key, record.pass_index) for record in records] == [
+        ("a", 0), ("b", 0), ("c", 0), ("a", 1), ("b", 1), ("c", 1), ("b", 2), ("b", 3),
+    ]  # fmt: skip
+    assert summarize(records)["b"].passes == 4
+    assert bench.run() == records and bench.opened == [2, 4, 2]
+
+
+def test_extra_passes_end(tmp_path):
+    bench = Bench(tmp_path, names="a", settings=Settings(**{**vars(QUICK), "extra_passes": 1}))
+    bench.entries[0].factors = [1.0, 1.2, 1.4, 1.6]
+    assert len(bench.run()) == 3
+
+
 def test_too_large_a_change_of_speed_is_refused(tmp_path):
     settings = Settings(**{**vars(QUICK), "passes": 1, "patience_s": 60})
     bench = Bench(tmp_path, settings=settings)
@@ -350,7 +370,9 @@ def test_keys_must_differ(bench):
         bench.run(entries=[bench.entries[0], bench.entries[0]])
 
 
-@pytest.mark.parametrize(("field", "value"), [("passes", 0), ("drift", -1), ("attempts", 0), ("max_runs", 2)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("passes", 0), ("drift", -1), ("attempts", 0), ("max_runs", 2), ("extra_passes", -1)]
+)
 def test_settings_are_checked(field, value):
     with pytest.raises(ProfileError, match=rf"{field} is {value}"):
         Settings(**{field: value})
@@ -372,7 +394,7 @@ def test_progress_counts_and_estimates(bench):
 def test_statistics_by_hand(bench):
     bench.entries = bench.entries[:1]
     bench.entries[0].factors = [1.0, 1.2]
-    stats = summarize(bench.run())["a"]
+    stats = summarize(bench.run(settings=Settings(**{**vars(QUICK), "extra_passes": 0})))["a"]
     assert (stats.ms_min, stats.ms_p25, stats.ms_median) == pytest.approx((10.0, 11.0, 11.0))
     assert stats.rel_spread == pytest.approx(2 / 11)
     assert (stats.n, stats.passes, stats.undisturbed) == (6, 2, True)

@@ -14,7 +14,7 @@ from maenas.errors import ProfileError  # noqa: E402
 from maenas.latency.table_rows import TableRow  # noqa: E402
 from maenas.lowering.op import OP_KINDS, conv, glue  # noqa: E402
 from maenas.profiling.onnx_ops import read_network_ops  # noqa: E402
-from maenas.profiling.probes import MAX_MACS, MAX_WEIGHTS, build_probe, isolated_op, probe_network  # noqa: E402
+from maenas.profiling.probes import LIGHT_MACS, MAX_MACS, MAX_WEIGHTS, build_probe, isolated_op, probe_network  # noqa: E402
 
 SIDES = (224, 416, 640)
 
@@ -89,6 +89,14 @@ def test_probes_together_cover_every_kind_and_wide_ranges():
     assert sum(op.residual for op in convs) > 50 and sum(op.depthwise for op in convs) > 50
     # New operators in nearly every probe, or their timings would teach little.
     assert len({row(op) for op in ops}) > 0.8 * len(ops)
+
+
+def test_light_probes_do_little_work_down_to_small_maps():
+    for seed in range(20):
+        ops = build_probe(seed, image_side=224, light=True).ops
+        assert sum(float(op.macs) for op in ops) < 2 * LIGHT_MACS[1]
+        assert min(op.out_size for op in ops) <= (14, 14)
+    assert probe_network(3, image_side=224, light=True) != probe_network(3, image_side=224)
 
 
 def test_a_side_that_is_no_multiple_of_32_is_refused():

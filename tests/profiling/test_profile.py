@@ -30,7 +30,7 @@ from maenas.reach import reachable_ops
 from maenas.search import search
 from maenas.spaces import load_space
 
-SMALL = Sizes(space_networks=5, probes=2, calibration=3, test=3)
+SMALL = Sizes(space_networks=5, probes=2, light_probes=1, calibration=3, test=3)
 
 
 def mob(side: int = 64):
