@@ -45,7 +45,9 @@ COLOURS: tuple[Colour, ...] = (
 _SMALLEST_FONT = 9
 
 
-def draw_detections(image: Image | NDArray[Any], detections: Detections) -> NDArray[np.uint8]:
+def draw_detections(
+    image: Image | NDArray[Any], detections: Detections, *, with_scores: bool = True
+) -> NDArray[np.uint8]:
     """A copy of an image with its detections, the best ones on top.
 
     Line width and letters grow with the image. A label stands on its box where there is room above, else inside it;
@@ -54,6 +56,7 @@ def draw_detections(image: Image | NDArray[Any], detections: Detections) -> NDAr
     Args:
         image: As `detector.images.as_rgb` takes.
         detections: In pixels of this image.
+        with_scores: Write the score beside the name; annotations have none.
 
     Returns:
         uint8 (H, W, 3) RGB.
@@ -80,7 +83,8 @@ def draw_detections(image: Image | NDArray[Any], detections: Detections) -> NDAr
         corners.append((left, top))
     # After all boxes, so that no line runs through a label.
     for entry, corner in zip(reversed(visible), corners, strict=True):
-        _label(pen, f"{entry.name} {entry.score:.2f}", corner, (width, height), _colour(entry), font, line)
+        text = f"{entry.name} {entry.score:.2f}" if with_scores else entry.name
+        _label(pen, text, corner, (width, height), _colour(entry), font, line)
     return np.array(canvas)
 
 

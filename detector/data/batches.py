@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 from ..errors import DataError
 from ..targets import Batch, Targets
 from .pipeline import Augmenter, BrokenImage
-from .plan import BatchPlan, epoch_order
+from .plan import BatchPlan, epoch_order, sample_generator
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,9 +106,8 @@ class BatchMaker(TorchDataset):
         broken: list[BrokenImage] = []
         for place, (position, index) in enumerate(chosen):
             try:
-                sample, replaced = self._augmenter.sample(
-                    index, moment, plan.generator(number, position), image_size=size
-                )
+                rng = sample_generator(seed=plan.seed, number=number, position=position)
+                sample, replaced = self._augmenter.sample(index, moment, rng, image_size=size)
             except DataError as error:
                 # As a value: torch would put the worker's traceback into the message.
                 return MadeBatch(Batch(images, Targets.from_lists([], []), number), error=str(error))

@@ -45,6 +45,17 @@ def epoch_order(num_images: int, *, seed: int, epoch: int) -> NDArray[np.intp]:
     return np.random.default_rng((seed, epoch, _ORDER)).permutation(num_images)
 
 
+def sample_generator(*, seed: int, number: int, position: int) -> np.random.Generator:
+    """What the sample at a position of a batch draws from, in whichever process it is made.
+
+    Args:
+        seed: Of the run.
+        number: Of the batch, counted from the start of the run.
+        position: In the whole batch.
+    """
+    return np.random.default_rng((seed, number, position))
+
+
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
     """What the numbers of a run say of its batches; batches are counted from the start of the run.
@@ -95,10 +106,6 @@ class BatchPlan:
         share = len(indices) // self.world_size
         positions = range(self.rank * share, (self.rank + 1) * share)
         return [(position, int(indices[position])) for position in positions]
-
-    def generator(self, number: int, position: int) -> np.random.Generator:
-        """What the sample at a position of a batch draws from, in whichever process it is made."""
-        return np.random.default_rng((self.seed, number, position))
 
     def moment(self, number: int) -> Moment:
         """Which augmentations are on."""

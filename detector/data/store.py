@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, InputError
 from ..images import read_header, read_image
+from .cleaning import training_boxes
 from .dataset import Dataset, ImageRecord, Sample
-from .geometry import box_areas, clip_boxes, fitted_size, resize_image, scaled, select
+from .geometry import fitted_size, resize_image, scaled
 from .memory import available_bytes
 
 CACHES = ("none", "ram")
@@ -121,9 +122,7 @@ class ImageStore:
 
 def _with_boxes(record: ImageRecord, image: NDArray[np.uint8], original: tuple[int, int]) -> Sample:
     """What can be trained on, moved from the image's original size to that of the image given."""
-    sample = select(Sample(image, record.boxes, record.labels, record.polygons), ~record.ignored)
-    boxes = clip_boxes(sample.boxes, original)
-    sample = select(Sample(image, boxes, sample.labels, sample.polygons), box_areas(boxes) > 0)
+    sample = Sample(image, *training_boxes(record, size=original))
     return scaled(sample, image, (image.shape[1] / original[1], image.shape[0] / original[0]))
 
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "profile": "maenas.cli.profile",
     "benchmark": "maenas.cli.benchmark",
     "table": "maenas.cli.table",
+    "show-data": "maenas.cli.show_data",
     "convert": "maenas.cli.convert",
 }
 """Verb to module; a module has HELP, EXAMPLE, add_arguments(parser) and run(arguments)."""
