@@ -22,7 +22,7 @@ from maenas.latency.table import load_table, validate
 from maenas.latency.table_networks import errors_of, read_networks
 from maenas.profiling import device as device_module
 from maenas.profiling import profile as profile_module
-from maenas.profiling.campaign import Sizes, plan_networks
+from maenas.profiling.campaign import LIGHT, Sizes, plan_networks
 from maenas.profiling.device import LocalDevice
 from maenas.profiling.fit import fit_line
 from maenas.profiling.profile import Question, run_profile
@@ -67,12 +67,13 @@ def test_a_plan_is_the_same_each_time_and_its_roles_do_not_meet(tmp_path: Path):
     first, again = (plan_networks(spaces, Sizes(), seed=3, folder=tmp_path) for _ in range(2))
     assert first == again
     assert len({network.key for network in first}) == len(first)
-    for role, count in (("kernels", 18 + 8), ("calibration", 12), ("test", 12)):
+    for role, count in (("kernels", 18 + 8 + 8), ("calibration", 12), ("test", 12)):
         assert sum(network.role == role for network in first) == count
     groups = [network.group for network in first if network.role == "test"]
     assert groups.count("mob") == groups.count("res") == 6
     other = plan_networks(spaces, Sizes(), seed=4, folder=tmp_path)
-    assert {network.key for network in first}.isdisjoint(network.key for network in other if network.group != "probe")
+    drawn = {network.key for network in other if network.group not in ("probe", LIGHT)}
+    assert drawn.isdisjoint(network.key for network in first)
 
 
 @pytest.fixture(scope="module")
