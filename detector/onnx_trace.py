@@ -54,7 +54,7 @@ def trace(model: Detector, *, batch: int | None, image_size: tuple[int, int] | N
     """
     require("onnxscript", extra="onnx", purpose="exporting to ONNX")
     copied = copy.deepcopy(model).cpu().eval().requires_grad_(False)
-    _fold_scales(copied)
+    fold_scales(copied)
     dtype = torch.float16 if precision == "fp16" else torch.float32
     height, width = image_size or (2 * STRIDES[-1], 3 * STRIDES[-1])
     example = torch.zeros(2 if batch is None else batch, model.structure.backbone.stem.in_channels, height, width)
@@ -82,7 +82,7 @@ def trace(model: Detector, *, batch: int | None, image_size: tuple[int, int] | N
     return proto
 
 
-def _fold_scales(model: Detector) -> None:
+def fold_scales(model: Detector) -> None:
     """Move the box scale of every level into its convolution."""
     for conv, scale in zip(model.head.box_convs, model.head.scales, strict=True):
         assert isinstance(conv, nn.Conv2d) and conv.bias is not None

@@ -5,6 +5,7 @@ This is what published latencies measure and what `maenas.lowering` lists operat
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 from maenas.extras import require
@@ -12,7 +13,8 @@ from maenas.files import write_bytes_atomically
 
 from .errors import ExportError
 from .model import Detector
-from .onnx_trace import BOX_MAPS, CLASS_MAPS, trace
+from .onnx_direct import direct_graph
+from .onnx_trace import BOX_MAPS, CLASS_MAPS, fold_scales
 from .reparam import is_deployed
 
 OPSET = 18
@@ -25,13 +27,13 @@ def export_for_timing(model: Detector, path: str | Path, *, batch_size: int = 1)
     (B, channels, H_l, W_l) and the box logits (B, 4 * (R + 1), H_l, W_l).
 
     Args:
-        model: In its deployed form.
+        model: In its deployed form, with a backbone of its own structure.
         path: File to write; replaced if it exists.
         batch_size: B.
 
     Raises:
-        ExportError: The network is not deployed.
-        MissingExtraError: onnx or onnxscript is not installed.
+        ExportError: The network is not deployed, or has modules of another kind.
+        MissingExtraError: onnx is not installed.
         OutputError: The file cannot be written.
     """
     if not is_deployed(model):
@@ -39,15 +41,18 @@ def export_for_timing(model: Detector, path: str | Path, *, batch_size: int = 1)
             "the network is not deployed; expected detector.reparam.deploy(model), which folds its layers"
         )
     onnx = require("onnx", extra="onnx", purpose="exporting to ONNX")
-    proto = trace(model, batch=batch_size, image_size=model.image_size, precision="fp32", opset=OPSET)
-    graph, (height, width) = proto.graph, model.image_size
-    del graph.output[:]
+    copied = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    fold_scales(copied)
+    proto = direct_graph(copied, input_name="images", output_names=[*CLASS_MAPS, *BOX_MAPS], opset=OPSET)
+    graph, (height, width), kind = proto.graph, model.image_size, onnx.TensorProto.FLOAT
+    shape = [batch_size, model.structure.backbone.stem.in_channels, height, width]
+    graph.input.append(onnx.helper.make_tensor_value_info("images", kind, shape))
     for level, (class_map, box_map, stride) in enumerate(zip(CLASS_MAPS, BOX_MAPS, model.strides, strict=True)):
         name = f"class_probabilities_{level}"
         graph.node.append(onnx.helper.make_node("Sigmoid", [class_map], [name], name=name))
         sizes = {name: model.head.num_logits, box_map: 4 * (model.head.reg_max + 1)}
         for output, channels in sizes.items():
             shape = [batch_size, channels, height // stride, width // stride]
-            graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, shape))
+            graph.output.append(onnx.helper.make_tensor_value_info(output, kind, shape))
     onnx.checker.check_model(proto, full_check=True)
     write_bytes_atomically(Path(path), proto.SerializeToString())
