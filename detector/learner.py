@@ -1,0 +1,73 @@
+"""What one training step computes: images and boxes in, losses out. Parallel training wraps this module.
+
+Tensor letters: B images, H W size of the network's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from .criterion import Criterion, Losses
+from .model import Detector
+from .targets import Targets
+from .types import HeadOutput
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Learner(nn.Module):
+    """A network together with its loss.
+
+    Args:
+        model: The network that learns.
+        criterion: Its loss.
+        precision: `fp32`, or what the network's convolutions run in under autocast; losses are always in float32.
+        frozen: Modules of the network that do not learn: their batch norms stay in evaluation mode.
+        compiled: Compile the network with torch.compile.
+    """
+
+    def __init__(
+        self,
+        model: Detector,
+        criterion: Criterion,
+        *,
+        precision: str = "fp32",
+        frozen: Sequence[nn.Module] = (),
+        compiled: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.criterion = criterion
+        self.precision = precision
+        self._frozen = tuple(frozen)
+        # Plain functions: a module here would be registered, and saved, a second time.
+        self._features: Callable[[Tensor], list[Tensor]] = model.features
+        self._head: Callable[[list[Tensor]], HeadOutput] = model.head.forward
+        if compiled:
+            self._features, self._head = torch.compile(model.features), torch.compile(model.head.forward)
+
+    def train(self, mode: bool = True) -> Learner:
+        """Training mode, but for what is frozen."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def forward(self, images: Tensor, targets: Targets) -> Losses:
+        """Losses of a batch.
+
+        Args:
+            images: (B, 3, H, W) float32 RGB in 0 ... 255.
+            targets: On the same device.
+        """
+        with self._autocast(images.device.type):
+            output = self._head(self._features(images))
+        return self.criterion(output, targets, strides=self.model.strides, num_classes=self.model.num_classes)
+
+    def _autocast(self, device_type: str) -> AbstractContextManager:
+        dtype = PRECISIONS[self.precision]
+        return nullcontext() if dtype is None else torch.autocast(device_type, dtype=dtype)

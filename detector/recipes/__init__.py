@@ -1,0 +1,1 @@
+"""Training recipes by name: YAML files that name what differs from the defaults of `detector.config`."""

@@ -1,0 +1,126 @@
+"""How far a run is, by iterations or by a time limit, and the learning rate there: warm-up, cosine, plateau."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from maenas.records import require
+
+_RATE_MEMORY = 0.9
+"""Weight of the past in the running mean of a step's seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleConfig:
+    """Shape of the learning rate over the run.
+
+    Attributes:
+        warmup_epochs: Quadratic rise from 0.
+        final_ratio: Learning rate of the plateau at the end, relative to the highest one.
+        no_aug_epochs: Length of that plateau, in which mosaic and MixUp are off.
+    """
+
+    warmup_epochs: float = 5.0
+    final_ratio: float = 0.05
+    no_aug_epochs: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("warmup_epochs", "no_aug_epochs"):
+            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a number, 0 or more")
+        require(0 <= self.final_ratio <= 1, "final_ratio", self.final_ratio, "a number from 0 to 1")
+
+
+def learning_rate_factor(position: float, *, epochs: int, schedule: ScheduleConfig) -> float:
+    """Learning rate relative to its highest.
+
+    Args:
+        position: How far the run is, in epochs, from 0 to `epochs`; set before the step that it is for.
+        epochs: Length of the run.
+        schedule: Warm-up, plateau and its height.
+
+    Source: official recipe; the plateau and the rise are not part of the cosine.
+    """
+    warm, plateau = schedule.warmup_epochs, epochs - schedule.no_aug_epochs
+    if position < warm:
+        return (position / warm) ** 2
+    if position >= plateau:
+        return schedule.final_ratio
+    wave = (1 + math.cos(math.pi * (position - warm) / (plateau - warm))) / 2
+    return schedule.final_ratio + (1 - schedule.final_ratio) * wave
+
+
+class Progress:
+    """Share of a run that is done: iterations, or time where that is shorter.
+
+    With a time limit each step adds at least its share of the iterations, and at least the share of the training time
+    still left that it took. Time for evaluations to come is set aside from the last one measured, so the plan adapts
+    without a jump, and the schedule as a whole always ends within the limit.
+
+    Attributes:
+        value: From 0 to 1; never falls.
+        iteration: Steps done.
+        evaluation_seconds: What the last evaluation took.
+        step_seconds: Running mean of a step; 0 before the first.
+    """
+
+    def __init__(self, total_iterations: int, *, max_seconds: float | None = None) -> None:
+        self.total_iterations = total_iterations
+        self.max_seconds = max_seconds
+        self.value = 0.0
+        self.iteration = 0
+        self.evaluation_seconds = 0.0
+        self.step_seconds = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step is left."""
+        return self.iteration >= self.total_iterations or self.value >= 1.0
+
+    def step(self, *, seconds: float, used_seconds: float, evaluation_period: int) -> None:
+        """Count one step.
+
+        Args:
+            seconds: What it took.
+            used_seconds: Time since the run began, evaluations included; not read without a limit.
+            evaluation_period: Steps from one evaluation to the next; not read without a limit.
+        """
+        self.iteration += 1
+        mean = self.step_seconds
+        self.step_seconds = mean = _RATE_MEMORY * mean + (1 - _RATE_MEMORY) * seconds if mean else seconds
+        if self.max_seconds is None:
+            self.value = self.iteration / self.total_iterations
+            return
+        # The last evaluation follows the last step; the others take their share of what is left.
+        left = self.max_seconds - used_seconds - self.evaluation_seconds
+        left *= 1 - self.evaluation_seconds / (self.evaluation_seconds + evaluation_period * mean)
+        by_time = 1.0 if left <= mean else (1 - self.value) * mean / left
+        self.value = min(1.0, self.value + max(by_time, 1 / self.total_iterations))
+
+    @property
+    def likely_iterations(self) -> int:
+        """Steps that the run will have made at its end."""
+        if self.max_seconds is None or self.value == 0.0:
+            return self.total_iterations
+        return min(self.total_iterations, max(self.iteration + 1, round(self.iteration / self.value)))
+
+    @property
+    def remaining_seconds(self) -> float:
+        """Estimate of the training time left, without evaluations."""
+        return (self.likely_iterations - self.iteration) * self.step_seconds
+
+    def state(self) -> dict[str, float]:
+        """What `restore` needs."""
+        return {
+            "value": self.value,
+            "iteration": self.iteration,
+            "evaluation_seconds": self.evaluation_seconds,
+            "step_seconds": self.step_seconds,
+        }
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Continue from a `state`; the share of iterations is taken anew, as their total may have changed."""
+        self.iteration = int(state["iteration"])
+        self.value = self.iteration / self.total_iterations if self.max_seconds is None else float(state["value"])
+        self.evaluation_seconds = float(state["evaluation_seconds"])
+        self.step_seconds = float(state["step_seconds"])

@@ -1,0 +1,417 @@
+"""Everything that a training run holds between two steps: made new, or as a resume file says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from maenas.files import write_text_atomically
+from maenas.structure import Structure, save_structure
+
+from .assign import ASSIGNERS
+from .checkpoint import Checkpoint, save_checkpoint
+from .config import ModelConfig, TrainConfig, changed_fields, is_harmless
+from .criterion import Criterion
+from .data.dataset import Dataset
+from .data.plan import count_iterations
+from .distributed import SINGLE, Processes
+from .ema import ModelEma
+from .errors import ConfigError, DataError, TrainingError
+from .fine_tune import frozen_modules, read_weights, transfer_weights
+from .learner import Learner
+from .model import Detector
+from .optim import build_optimizer, optimizer_tensors, restore_optimizer
+from .run_folder import RunFolder
+from .schedule import Progress
+from .train_log import read_metrics
+from .training_state import TrainingState, load_training_state, save_training_state
+
+if TYPE_CHECKING:
+    from .data.source import DataConfig
+    from .train_step import StepOutcome
+
+SUMS = ("total", "quality_focal", "giou", "dfl", "positives", "gradient_norm", "steps", "images", "seconds")
+"""What is added up over the steps of an epoch."""
+
+
+@dataclass(slots=True)
+class Run:
+    """A run between two steps.
+
+    Attributes:
+        config: Resolved settings.
+        structure: The network, with the data's classes and image size.
+        train_set: Training images.
+        val_set: Validation images.
+        processes: This process among those of the run.
+        device: Where it computes.
+        folder: Where its files are.
+        learner: Network and loss; the network's raw weights.
+        parallel: The learner with gradients averaged over processes.
+        ema: The averaged network.
+        optimizer: Of the learner's parameters.
+        scaler: Gradient scaling; does nothing but in fp16.
+        progress: How far it is.
+        iterations_per_epoch: Steps.
+        data_digest: What a resumed run is checked against.
+        notes: What was adapted, for the user.
+        rows: Of metrics.csv, of finished epochs.
+        sums: Of the epoch under way.
+        best: AP, epoch and further figures of the best evaluation; empty before the first.
+        evaluations_without_gain: Since the best one.
+        bad_steps: In a row.
+        used_seconds: Before this process began.
+        began: Clock when this process began.
+    """
+
+    config: TrainConfig
+    structure: Structure
+    train_set: Dataset
+    val_set: Dataset
+    processes: Processes
+    device: torch.device
+    folder: RunFolder
+    learner: Learner
+    parallel: nn.Module
+    ema: ModelEma
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    progress: Progress
+    iterations_per_epoch: int
+    data_digest: str
+    notes: tuple[str, ...]
+    rows: list[dict[str, float | None]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
+    best: dict[str, float] = field(default_factory=dict)
+    evaluations_without_gain: int = 0
+    bad_steps: int = 0
+    used_seconds: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run so far, over all its processes one after the other."""
+        return self.used_seconds + time.monotonic() - self.began
+
+    @property
+    def position(self) -> float:
+        """How far the schedule is, in epochs."""
+        return self.progress.value * self.config.train.epochs
+
+    @property
+    def in_last_stage(self) -> bool:
+        """Whether mosaic and MixUp are off."""
+        return self.position >= self.config.train.epochs - self.config.schedule.no_aug_epochs
+
+    @property
+    def evaluation_period(self) -> int:
+        """Epochs from one evaluation to the next at this stage."""
+        return self.config.eval.every_no_aug if self.in_last_stage else self.config.eval.every
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """Whether the last step ended an epoch."""
+        return self.progress.iteration % self.iterations_per_epoch == 0 or self.progress.finished
+
+    @property
+    def epoch_is_due(self) -> bool:
+        """Whether an epoch has ended that has no row yet."""
+        return self.at_epoch_end and self.progress.iteration > len(self.rows) * self.iterations_per_epoch
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether too many evaluations have passed without a better AP."""
+        patience = self.config.train.patience
+        return patience is not None and self.evaluations_without_gain >= patience
+
+    @property
+    def averaged(self) -> Detector:
+        """The network that is evaluated and kept."""
+        return self.ema.model
+
+    def count_step(self, outcome: StepOutcome, *, seconds: float) -> None:
+        """Add a step to the progress and to the epoch's sums; times are the first process's, so that all agree."""
+        told = (seconds, self.seconds) if self.processes.is_first else (0.0, 0.0)
+        seconds, used = self.processes.sum(told)
+        period = self.evaluation_period * self.iterations_per_epoch
+        self.progress.step(seconds=seconds, used_seconds=used, evaluation_period=period)
+        batch_size = self.config.train.batch_size
+        self.sums["images"] += batch_size
+        self.sums["seconds"] += seconds
+        if outcome.finite:
+            values = {**outcome.losses, "positives": outcome.positives, "gradient_norm": outcome.gradient_norm}
+            for name, value in {**values, "steps": 1.0}.items():
+                self.sums[name] += value
+
+    def save_state(self) -> None:
+        """Write the resume file; only the first process does."""
+        if not self.processes.is_first:
+            return
+        tensors = {
+            "learner": self.learner.state_dict(),
+            "ema": self.ema.model.state_dict(),
+            "optimizer": optimizer_tensors(self.optimizer, self.learner),
+            "rng": _random_states(self.device),
+        }
+        record = {
+            "config": self.config.to_dict(),
+            "structure": self.structure.to_dict(),
+            "data_digest": self.data_digest,
+            "progress": self.progress.state(),
+            "scaler": self.scaler.state_dict(),
+            "closed_epochs": len(self.rows),
+            "sums": self.sums,
+            "best": self.best,
+            "evaluations_without_gain": self.evaluations_without_gain,
+            "used_seconds": self.seconds,
+        }
+        save_training_state(TrainingState(tensors, record), self.folder.state)
+
+    def save_averaged(self, *paths: Path, metrics: Mapping[str, float]) -> None:
+        """Write the averaged network as a checkpoint."""
+        checkpoint = Checkpoint(
+            structure=self.structure,
+            weights=self.averaged.state_dict(),
+            class_names=self.averaged.class_names,
+            metrics=metrics,
+            provenance={
+                "data": self.train_set.name,
+                "data_digest": self.data_digest,
+                "epoch": len(self.rows) + 1,
+                "iteration": self.progress.iteration,
+                "seed": self.config.train.seed,
+                "parent": self.config.model.weights,
+            },
+        )
+        for path in paths:
+            save_checkpoint(checkpoint, path)
+
+    def is_finite(self) -> bool:
+        """Whether weights and statistics are all numbers."""
+        values = [value for value in self.learner.state_dict().values() if value.is_floating_point()]
+        return all(bool(torch.isfinite(value).all()) for value in values)
+
+
+def prepare_run(
+    config: TrainConfig,
+    structure: Structure,
+    data: DataConfig,
+    *,
+    folder: RunFolder,
+    device: torch.device,
+    processes: Processes,
+    resume: bool,
+) -> Run:
+    """A run before its first step, or as its resume file says.
+
+    Torch's random state must be set before: initial weights are drawn from it.
+
+    Raises:
+        ConfigError: Settings that do not go with the data, the device or the number of processes.
+        DataError: Nothing to learn or to evaluate.
+        CheckpointError: The weights to start from, or the resume file, cannot be used.
+        TrainingError: The resumed run had other settings or data.
+    """
+    state = load_training_state(folder.state) if resume else None
+    train_set, val_set = _checked(config, data, processes)
+    structure, notes = fitted_structure(structure, config.model, len(data.class_names))
+    config = config.for_image_size(structure.image_size)
+    model = Detector(structure, class_names=data.class_names)
+    if config.model.weights is not None and state is None:
+        source = config.model.weights
+        taken = transfer_weights(
+            model, read_weights(source, structure), source=source, class_head=config.model.class_head
+        )
+        notes = (*notes, *taken.notes(source))
+    model.to(device)
+    if config.train.channels_last:
+        model.to(memory_format=torch.channels_last)
+    ema = ModelEma(model, config.ema)
+    if config.train.sync_norm:
+        processes.synchronise_norms(model, device)
+    frozen = frozen_modules(model, config.model.freeze)
+    criterion = Criterion(
+        assigner=ASSIGNERS[config.loss.assigner],
+        quality_focal_weight=config.loss.quality_focal,
+        giou_weight=config.loss.giou,
+        dfl_weight=config.loss.dfl,
+        mean_over_processes=processes.mean,
+    )
+    learner = Learner(
+        model, criterion, precision=config.train.precision, frozen=frozen, compiled=config.train.compile
+    ).train()
+    per_epoch = count_iterations(len(train_set), config.train.batch_size, last=config.train.last_batch)
+    minutes = config.train.max_minutes
+    run = Run(
+        config=config,
+        structure=structure,
+        train_set=train_set,
+        val_set=val_set,
+        processes=processes,
+        device=device,
+        folder=folder,
+        learner=learner,
+        # A stage after the last one that the neck reads gets no gradient.
+        parallel=processes.parallel(
+            learner, device, unused_parameters=structure.backbone.out_stages[-1] < len(structure.backbone.stages)
+        ),
+        ema=ema,
+        optimizer=build_optimizer(learner, config.optimizer),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
+        progress=Progress(config.train.epochs * per_epoch, max_seconds=None if minutes is None else 60 * minutes),
+        iterations_per_epoch=per_epoch,
+        data_digest=data_digest(train_set, val_set),
+        notes=notes,
+    )
+    if state is not None:
+        _restore(run, state)
+    if processes.is_first:
+        write_text_atomically(folder.config, config.to_yaml())
+        save_structure(structure, folder.structure)
+    return run
+
+
+def plan_run(config: TrainConfig, structure: Structure, data: DataConfig) -> dict[str, Any]:
+    """What a run would do, after the checks that need no image: plain values for people and JSON.
+
+    Raises:
+        MaenasError: As `prepare_run`.
+    """
+    train_set, val_set = _checked(config, data, SINGLE)
+    structure, notes = fitted_structure(structure, config.model, len(data.class_names))
+    per_epoch = count_iterations(len(train_set), config.train.batch_size, last=config.train.last_batch)
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in Detector(structure).parameters())
+    optimizer = config.optimizer
+    return {
+        "structure": f"{structure.name} ({structure.digest})",
+        "parameters": parameters,
+        "image_size": list(structure.image_size),
+        "classes": list(data.class_names),
+        "training_images": len(train_set),
+        "validation_images": len(val_set),
+        "epochs": config.train.epochs,
+        "steps_per_epoch": per_epoch,
+        "steps": per_epoch * config.train.epochs,
+        "optimizer": f"{optimizer.name}, highest learning rate {optimizer.highest_lr(config.train.batch_size):g}",
+        "notes": list(notes),
+    }
+
+
+def fitted_structure(structure: Structure, config: ModelConfig, num_classes: int) -> tuple[Structure, tuple[str, ...]]:
+    """A structure with the data's number of classes and the image size asked for, and notes on what changed."""
+    notes = []
+    if structure.head.num_classes != num_classes:
+        notes.append(
+            f"classes: {structure.head.num_classes} in the structure, {num_classes} in the data; trained: {num_classes}"
+        )
+        structure = replace(structure, head=replace(structure.head, num_classes=num_classes))
+    size = structure.image_size if config.image_size is None else config.image_size
+    if tuple(size) != tuple(structure.image_size):
+        old, new = ("x".join(map(str, sides)) for sides in (structure.image_size, size))
+        notes.append(f"image size: {old} in the structure, trained at {new}")
+        structure = replace(structure, image_size=(size[0], size[1]))
+    return structure, tuple(notes)
+
+
+def data_digest(*datasets: Dataset) -> str:
+    """Twelve hex digits of everything in data sets but the pixels and where the files lie."""
+    digest = hashlib.sha256()
+    for dataset in datasets:
+        digest.update(f"{json.dumps(list(dataset.class_names))};{len(dataset)};".encode())
+        for record in dataset.images:
+            digest.update(f"{record.image_id};{record.path.name};{record.size};".encode())
+            for values in (record.boxes, record.labels, record.ignored):
+                digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _checked(config: TrainConfig, data: DataConfig, processes: Processes) -> tuple[Dataset, Dataset]:
+    """The training and the validation set, if they can be used."""
+    batch, train_set, val_set = config.train.batch_size, data.train, data.val
+    if train_set is None or val_set is None:
+        missing = "train" if train_set is None else "val"
+        raise DataError(f"{config.data.path or 'the data set'}: has no split {missing}; expected train and val")
+    if batch > len(train_set):
+        raise ConfigError(
+            f"train.batch_size is {batch}, but {train_set.name} has {len(train_set)} images; "
+            f"expected a batch of at most {len(train_set)}"
+        )
+    if batch % processes.world_size:
+        raise ConfigError(
+            f"train.batch_size is {batch}, the images of all processes together; "
+            f"expected a multiple of the number of processes, {processes.world_size}"
+        )
+    if all(record.ignored.all() for record in val_set.images):
+        raise DataError(f"{val_set.name}: its images ({len(val_set)}) hold no box; there is nothing to evaluate")
+    return train_set, val_set
+
+
+def _restore(run: Run, state: TrainingState) -> None:
+    record, place = state.record, run.folder.state
+    try:
+        _check_unchanged(run, record)
+        run.learner.load_state_dict(dict(state.tensors["learner"]))
+        run.ema.model.load_state_dict(dict(state.tensors["ema"]))
+        restore_optimizer(run.optimizer, run.learner, dict(state.tensors["optimizer"]))
+        run.scaler.load_state_dict(record["scaler"])
+        run.progress.restore(record["progress"])
+        run.sums = {name: float(record["sums"][name]) for name in SUMS}
+        run.best = {name: float(value) for name, value in record["best"].items()}
+        run.evaluations_without_gain = int(record["evaluations_without_gain"])
+        run.used_seconds = float(record["used_seconds"])
+        run.rows = read_metrics(run.folder.metrics, epochs=int(record["closed_epochs"]))
+        _restore_random(state.tensors["rng"], run.device)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        if isinstance(error, TrainingError):
+            raise
+        raise TrainingError(f"{place}: cannot be resumed from ({type(error).__name__}: {error})") from error
+    missing = int(record["closed_epochs"]) - len(run.rows)
+    if missing:
+        raise TrainingError(
+            f"{run.folder.metrics}: {missing} of {record['closed_epochs']} epochs are missing; "
+            "expected the file as the run left it"
+        )
+
+
+def _check_unchanged(run: Run, record: Mapping[str, Any]) -> None:
+    changes = changed_fields(record["config"], run.config.to_dict())
+    harmful = {name: pair for name, pair in changes.items() if not is_harmless(name)}
+    if record["structure"] != run.structure.to_dict():
+        harmful["structure"] = (_digest(record["structure"]), run.structure.digest)
+    if record["data_digest"] != run.data_digest:
+        harmful["data"] = (record["data_digest"], run.data_digest)
+    if harmful:
+        shown = "; ".join(f"{name}: {json.dumps(old)} -> {json.dumps(new)}" for name, (old, new) in harmful.items())
+        raise TrainingError(
+            f"{run.folder.path}: the run to resume had other settings ({shown}); expected the same, or a new folder"
+        )
+
+
+def _digest(structure: Any) -> str:  # noqa: ANN401
+    from maenas.structure import structure_from_dict
+
+    return structure_from_dict(structure).digest
+
+
+def _random_states(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _restore_random(states: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
