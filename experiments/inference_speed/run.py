@@ -119,7 +119,7 @@ def main() -> None:
                 journal=Path(folder) / f"journal-{threads}.jsonl",
                 reference=backends["openvino"].entry(reference, key="reference", layers=False),
                 progress=lambda done, total, left, key: print(f"{done}/{total} {key}", flush=True),
-                single_thread=threads == 1,
+                threads=threads,
             )
             rows += table(summarize(records), threads)
     with arguments.out.open("w", newline="", encoding="utf-8") as stream:

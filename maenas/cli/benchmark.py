@@ -257,6 +257,7 @@ def _measure(lines: list[_Line], settings: Settings) -> list[Record]:
     from maenas.profiling.harness import run_campaign
 
     first = min((line.backend for line in lines), key=lambda backend: backend.threads)
+    on_cpu = all(line.backend.name != "tensorrt" for line in lines)
     with tempfile.TemporaryDirectory(prefix="maenas-") as folder, _progress() as progress:
         write_reference(Path(folder) / "reference.onnx")
         backend = open_backend(first.name, threads=first.threads)
@@ -267,7 +268,7 @@ def _measure(lines: list[_Line], settings: Settings) -> list[Record]:
             journal=Path(folder) / "journal.jsonl",
             reference=_PinnedEntry("reference", inner, first.threads),
             progress=progress,
-            single_thread=all(line.backend.threads == 1 and line.backend.name != "tensorrt" for line in lines),
+            threads=max(line.backend.threads for line in lines) if on_cpu else None,
         )
 
 

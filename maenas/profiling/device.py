@@ -90,7 +90,6 @@ class LocalDevice:
                 "threads": backend.threads,
                 "networks": [structure.digest for structure in structures],
             },
-            # An accelerator works while the process waits for it.
-            single_thread=backend.threads == 1 and backend.name != "tensorrt",
+            threads=None if backend.name == "tensorrt" else backend.threads,
         )
         return list(summarize(records).values())

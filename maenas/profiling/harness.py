@@ -13,14 +13,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from maenas.errors import DeviceBusyError, OutputError, ProfileError
 from maenas.profiling.backends import Entry, OpenEntry
-from maenas.profiling.host import LoadGuard, busiest_processes
+from maenas.profiling.host import LoadGuard, busiest_processes, usable_cores
 from maenas.profiling.journal import Journal, journal_header, open_journal
 from maenas.profiling.measurement import Record, Settings, at_common_speed, passes_agree
 
@@ -29,6 +29,9 @@ _FIRST_REFERENCES = 5
 _QUIET_SECONDS = 1.0
 _SETTLED = 8
 """References in a row that must agree with each other before a new speed of the machine is taken for lasting."""
+
+MAX_BUSY_WITHOUT_SPARE = 0.1
+"""Cores' worth of time that others may take where every core is measured: one thread waits for the slowest."""
 
 Progress = Callable[[int, int, float | None, str], None]
 """Called with measurements done, measurements in all, seconds left (None: unknown), and the key now measured."""
@@ -53,7 +56,7 @@ def run_campaign(
     reference: Entry,
     progress: Progress | None = None,
     conditions: Mapping[str, Any] | None = None,
-    single_thread: bool = False,
+    threads: int | None = None,
     machine: Machine | None = None,
 ) -> list[Record]:
     """Measure every entry in every pass, continuing what the journal holds.
@@ -65,7 +68,9 @@ def run_campaign(
         reference: A fixed network of the same runtime, some milliseconds long.
         progress: Called before each measurement and at the end.
         conditions: What else must be equal for a journal to be continued: host, runtime, version, threads, ...
-        single_thread: Whether the runs are all processor time of this process, so that time off it is a disturbance.
+        threads: CPU threads of a run, where its time is all processor time of this process: time off the processor
+            is then a disturbance for a single thread, and others may take next to nothing where no core is left to
+            them. None for an accelerator, which works while the process waits.
         machine: Clocks and counters.
 
     Returns:
@@ -81,7 +86,7 @@ def run_campaign(
         if entry.key in todo:
             raise ProfileError(f"entry {entry.key!r} is given twice; expected different keys")
         todo[entry.key] = entry
-    campaign = _Campaign(settings, reference, single_thread, machine or Machine(), progress)
+    campaign = _Campaign(_for_threads(settings, threads), reference, threads == 1, machine or Machine(), progress)
     header = journal_header(settings, conditions or {}, list(todo), reference.key)
     with open_journal(journal, header) as book:
         for record in book.records:
@@ -98,6 +103,13 @@ def run_campaign(
         campaign.report(todo, "")
     order = ((key, index) for index in range(settings.passes + settings.extra_passes) for key in todo)
     return at_common_speed([campaign.kept[place] for place in order if place in campaign.kept])
+
+
+def _for_threads(settings: Settings, threads: int | None) -> Settings:
+    """Settings as strict as a campaign needs that leaves no core to others."""
+    if threads is None or threads < usable_cores():
+        return settings
+    return replace(settings, max_busy=min(settings.max_busy, MAX_BUSY_WITHOUT_SPARE))
 
 
 def pass_order(keys: Sequence[str], seed: int, pass_index: int) -> list[str]:

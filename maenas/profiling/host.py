@@ -78,6 +78,11 @@ def fingerprint(host: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
+def usable_cores() -> int:
+    """Cores that this process could use when it started."""
+    return len(_ALLOWED) or os.cpu_count() or 1
+
+
 def pin(cores: int) -> tuple[int, ...]:
     """Keep this process, all its threads and those it starts later, on as many cores.
 

@@ -43,7 +43,7 @@ _WIDEST = 2048
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """A tensor while a network is built: (1, channels, height, width), of values around `magnitude`."""
+    """A tensor while a network is built: (batch, channels, height, width), of values around `magnitude`."""
 
     name: str
     channels: int
@@ -57,13 +57,15 @@ class Builder:
     Args:
         image: Channels and (height, width) of the network's input, called `images`.
         seed: Of the weights.
+        batch: Images at once.
 
     Attributes:
         ops: What was added, in order.
         image: The input.
     """
 
-    def __init__(self, image: tuple[int, Size], *, seed: int) -> None:
+    def __init__(self, image: tuple[int, Size], *, seed: int, batch: int = 1) -> None:
+        self._batch = batch
         self._onnx = require("onnx", extra="profile", purpose="building networks to time")
         self._values: NDArray[np.float32] = np.random.default_rng(seed).standard_normal(_POOL).astype(np.float32)
         self._nodes: list[Any] = []
@@ -76,7 +78,7 @@ class Builder:
         """The network as an ONNX ModelProto."""
         helper, kind = self._onnx.helper, self._onnx.TensorProto.FLOAT
         first, *rest = (
-            helper.make_tensor_value_info(each.name, kind, [1, each.channels, *each.size])
+            helper.make_tensor_value_info(each.name, kind, [self._batch, each.channels, *each.size])
             for each in (self.image, *self._results)
         )
         graph = helper.make_graph(self._nodes, "probe", [first], rest, self._constants)

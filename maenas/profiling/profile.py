@@ -134,8 +134,7 @@ def run_profile(
             "precision": backend.precision,
             "threads": backend.threads,
         },
-        # An accelerator works while the process waits for it.
-        single_thread=question.threads == 1 and backend.name != "tensorrt",
+        threads=None if backend.name == "tensorrt" else question.threads,
     )
     fitted = fit(networks, records, seed=question.settings.seed)
     conditions = Conditions(

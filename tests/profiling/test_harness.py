@@ -250,7 +250,18 @@ def test_time_off_the_processor_is_refused_for_one_thread_only(bench):
     other.journal = bench.journal.with_name("single")
     other.entries[0].cpu_share = 0.9
     with pytest.raises(DeviceBusyError, match=r"off the processor for 10\.0% of the time; at most 3\.0%"):
-        other.run(single_thread=True)
+        other.run(threads=1)
+
+
+def test_others_may_take_little_where_no_core_is_left_to_them(bench, monkeypatch):
+    monkeypatch.setattr("maenas.profiling.harness.usable_cores", lambda: 2)
+    bench.clock.busy = [0.0] + [0.2, 0.0] * 20
+    assert all(record.accepted for record in bench.run(threads=1))
+    other = Bench(bench.journal.parent)
+    other.journal = bench.journal.with_name("both")
+    other.clock.busy = [0.0] + [0.2, 0.0] * 20
+    with pytest.raises(DeviceBusyError, match=r"others took 0\.20 of a core; at most 0\.10 is allowed"):
+        other.run(threads=2)
 
 
 def test_force_keeps_the_last_attempt_and_marks_it(tmp_path):
