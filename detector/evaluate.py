@@ -178,13 +178,13 @@ def default_thresholds(predictor: Predictor) -> tuple[float, float]:
     """
     card = getattr(predictor, "card", None)
     structure = getattr(predictor if card is None else card, "structure", None)
-    family = getattr(getattr(structure, "backbone", None), "family", None)
-    score, iou = _THRESHOLDS.get(str(family), (0.01, 0.7))
+    backbone = getattr(structure, "backbone", None)
+    if backbone is None:
+        score, iou = 0.01, 0.7
+    else:
+        score, iou = (0.03, 0.65) if backbone.family == "mob" else (0.05, 0.7)
     own = getattr(card, "nms", None)
     return (score, iou) if own is None else (max(score, own.score_threshold), own.iou_threshold)
-
-
-_THRESHOLDS = {"res": (0.05, 0.7), "csp": (0.05, 0.7), "mob": (0.03, 0.65)}
 
 
 def _find(

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from rich.progress import Progress
-
 HELP = "find objects in images, folders and videos"
 EXAMPLE = "maenas predict best.safetensors photos/ --score 0.4 --out found"
 RECORD = "predictions.json"
@@ -54,13 +52,16 @@ def run(arguments: argparse.Namespace) -> int:
         MaenasError: The model, the source or an option cannot be used, no image can be read, or a result not written.
     """
     from maenas.cli.detector import bundled
+    from maenas.cli.models import open_model, structure_digest
     from maenas.cli.question import parse_image_size
     from maenas.errors import OutputError
 
     size = None if arguments.image_size is None else parse_image_size(arguments.image_size)
     source = bundled("sources").open_source(arguments.source)
     out = _out_folder(arguments, source)
-    predictor, random = _predictor(arguments)
+    predictor, random = open_model(
+        arguments.model, runtime=arguments.runtime, device=arguments.device, threads=arguments.threads
+    )
     stream = bundled("predict").predict_stream(
         predictor,
         source,
@@ -84,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     record = {
         "schema_version": SCHEMA_VERSION,
-        "model": {"source": arguments.model, "structure": _digest(predictor), "random_weights": random},
+        "model": {"source": arguments.model, "structure": structure_digest(predictor), "random_weights": random},
         "source": arguments.source,
         "settings": settings,
         "complete": False,
@@ -125,31 +126,6 @@ class _Tally:
     write_ms: float = 0.0
 
 
-def _predictor(arguments: argparse.Namespace) -> tuple[Any, bool]:
-    """The model, and whether its weights are random."""
-    from pathlib import Path
-
-    from maenas.cli.detector import bundled
-    from maenas.published import resolve_structure
-
-    path = Path(arguments.model)
-    # A bare word is a published network, unless the folder of an export has that name.
-    random = path.suffix.lower() == ".json" or (not path.suffix and not path.exists())
-    model = resolve_structure(arguments.model) if random else path
-    load = bundled("load").load_predictor
-    predictor = load(model, runtime=arguments.runtime, device=arguments.device, threads=arguments.threads)
-    card = getattr(predictor, "card", None)
-    # An export remembers that it was made of a structure alone.
-    return predictor, random or (card is not None and card.provenance.get("weights") == "random")
-
-
-def _digest(predictor: Any) -> str | None:  # noqa: ANN401
-    """Digest of the model's structure, where the model tells it."""
-    # A network has its structure, an exported file its card, which has it.
-    structure = getattr(getattr(predictor, "card", predictor), "structure", None)
-    return getattr(structure, "digest", None)
-
-
 def _out_folder(arguments: argparse.Namespace, source: Any) -> Path:  # noqa: ANN401
     """Where results go: a folder that is new or empty, or --force, and never one that images are read from."""
     from pathlib import Path
@@ -182,11 +158,12 @@ def _work_through(
     import contextlib
     import time
 
+    from maenas.cli.models import progress_bars
     from maenas.files import make_folder
 
     names: set[str] = set()
     with contextlib.ExitStack() as stack:
-        bars = stack.enter_context(_progress())
+        bars = stack.enter_context(progress_bars())
         task = bars.add_task("images" if source.fps is None else "frames", total=source.length)
         video = None
         for prediction in stream:
@@ -267,14 +244,6 @@ def _refuse_nothing(source: str, tally: _Tally) -> None:
         first = f"; first: {tally.skipped[0]['reason']}" if tally.skipped else ""
         error: Exception = bundled("errors").InputError(f"{source}: none of its images can be read{first}")
         raise error
-
-
-def _progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def _report(record: dict[str, Any], tally: _Tally, out: Path, source: Any, *, as_json: bool) -> None:  # noqa: ANN401

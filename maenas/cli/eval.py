@@ -1,0 +1,440 @@
+"""`maenas eval`: how good models are on an annotated data set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+HELP = "measure how good models are on an annotated data set"
+EXAMPLE = "maenas eval best.safetensors --data cells/data.yaml --out runs/eval/cells"
+RECORD = "eval.json"
+COMPARISON = "compare.json"
+SCHEMA_VERSION = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help="checkpoint, exported .onnx or .xml or its folder; several: compared"
+    )
+    parser.add_argument("--data", required=True, metavar="PATH", help="data.yaml, COCO .json, or folder of a data set")
+    parser.add_argument("--split", default="val", choices=["train", "val", "test"], help="default: val")
+    how = parser.add_argument_group("how to measure")
+    how.add_argument(
+        "--score", type=float, metavar="S", help="keep scores above it (default: the family's, 0.05 or 0.03)"
+    )
+    how.add_argument("--iou", type=float, metavar="O", help="largest overlap in a class (default: 0.7 or 0.65)")
+    how.add_argument("--max-detections", type=int, default=500, metavar="N", help="kept per image (default: 500)")
+    how.add_argument("--allow-missing", action="store_true", help="leave out classes that a model does not know")
+    how.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
+    how.add_argument(
+        "--image-size", metavar="N[xM]", help="input height x width, multiples of 32 (default: the model's)"
+    )
+    how.add_argument("--batch", type=int, default=8, metavar="N", help="images at once (default: 8)")
+    how.add_argument("--runtime", choices=["torch", "onnxruntime", "openvino"], help="default: what fits the model")
+    how.add_argument("--device", metavar="NAME", help="cpu or cuda; checkpoints and structures only (default: cpu)")
+    how.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the runtime's choice)")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out", metavar="DIR", help="folder of the results (default: runs/eval/<model>-<data>-<split>)"
+    )
+    output.add_argument("--no-plots", action="store_true", help="draw no pictures")
+    output.add_argument("--force", action="store_true", help="write into --out although it holds files already")
+    output.add_argument("--json", action="store_true", help="print the record to standard output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, write eval.json, detections.json and pictures, print tables.
+
+    A model's files are written once it is measured, eval.json last; interrupted, those of the models before are whole.
+
+    Raises:
+        MaenasError: A model, the data set or an option cannot be used, or a result not be written.
+    """
+    import json
+
+    from maenas.cli.detector import bundled
+
+    dataset = bundled("data.source").load_split(arguments.data, arguments.split)
+    out = _out_folder(arguments)
+    folders = _model_folders(arguments.models, out)
+    measured = []
+    for model, folder in zip(arguments.models, folders, strict=True):
+        record, analysis = _measure(model, dataset, arguments)
+        _write(record, analysis, folder, plots=not arguments.no_plots)
+        measured.append((record, analysis))
+    if len(measured) == 1:
+        record, analysis = measured[0]
+        if arguments.json:
+            print(json.dumps({**record, "out": str(out)}))
+        else:
+            _print_one(record, analysis, out, plots=not arguments.no_plots)
+        return 0
+    comparison = _comparison([record for record, _ in measured], folders)
+    _write_json(comparison, out / COMPARISON)
+    if arguments.json:
+        print(json.dumps({**comparison, "out": str(out)}))
+    else:
+        _print_comparison(comparison, out)
+    return 0
+
+
+def _measure(model: str, dataset: Any, arguments: argparse.Namespace) -> tuple[dict[str, Any], Any]:  # noqa: ANN401
+    """The record of one model, and its analysis."""
+    from maenas.cli.detector import bundled
+    from maenas.cli.models import open_model, progress_bars
+    from maenas.cli.question import parse_image_size
+
+    size = None if arguments.image_size is None else parse_image_size(arguments.image_size)
+    predictor, random = open_model(model, runtime=arguments.runtime, device=arguments.device, threads=arguments.threads)
+    if random:
+        print(f"maenas: warning: {model} holds no trained weights: they are RANDOM", file=sys.stderr)
+    with progress_bars() as bars:
+        task = bars.add_task(_file_name(model), total=len(dataset))
+        evaluation = bundled("evaluate").evaluate(
+            predictor,
+            dataset,
+            score_threshold=arguments.score,
+            iou_threshold=arguments.iou,
+            max_detections=arguments.max_detections,
+            batch_size=arguments.batch,
+            image_size=size,
+            allow_missing=arguments.allow_missing,
+            skip_unreadable=arguments.skip_unreadable,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    analysis = bundled("evaluation_report").analyse(evaluation)
+    return _record(model, predictor, random, analysis, arguments), analysis
+
+
+def _record(
+    model: str,
+    predictor: Any,  # noqa: ANN401
+    random: bool,
+    analysis: Any,  # noqa: ANN401
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from maenas.cli.detector import bundled
+    from maenas.cli.models import structure_digest
+
+    evaluation = analysis.evaluation
+    data = evaluation.dataset
+    runtime = getattr(predictor, "runtime", "torch")
+    versions = _versions(runtime)
+    digest = bundled("evaluation_report").dataset_digest(data)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": {
+            "source": model,
+            "sha256": None if random and runtime == "torch" else _sha256(model, predictor),
+            "structure": structure_digest(predictor),
+            "random_weights": random,
+            "runtime": runtime,
+            "runtime_version": versions[runtime],
+        },
+        "data": {
+            "source": arguments.data,
+            "split": arguments.split,
+            "name": data.name,
+            "digest": digest,
+            "num_images": len(data),
+            "categories": [
+                {"id": number, "name": name} for number, name in zip(data.category_ids, data.class_names, strict=True)
+            ],
+        },
+        **analysis.to_dict(),
+        "timing": {**asdict(evaluation.timing), **_conditions(predictor, runtime, arguments)},
+        "versions": versions,
+    }
+
+
+def _versions(runtime: str) -> dict[str, str]:
+    import platform
+    from importlib.metadata import version
+
+    import maenas
+
+    packages = ("numpy", "faster-coco-eval", "pillow", runtime)
+    return {
+        "maenas": maenas.__version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def _conditions(predictor: Any, runtime: str, arguments: argparse.Namespace) -> dict[str, Any]:  # noqa: ANN401
+    """What the times depend on."""
+    from maenas.profiling.host import cpu_model
+
+    threads, device, hardware = arguments.threads, "cpu", cpu_model()
+    if runtime == "torch":
+        import torch
+
+        threads = torch.get_num_threads()
+        place = next(predictor.parameters()).device
+        device = str(place)
+        if place.type == "cuda":
+            hardware = torch.cuda.get_device_name(place)
+    return {
+        "what": "network and post-processing, per image, as measured beside reading; indicative: see maenas benchmark",
+        "device": device,
+        "hardware": hardware,
+        "threads": threads,
+    }
+
+
+def _sha256(model: str, predictor: Any) -> str:  # noqa: ANN401
+    """Of the file, for OpenVINO's of both files."""
+    import hashlib
+    from pathlib import Path
+
+    path = Path(getattr(predictor, "path", model))
+    digest = hashlib.sha256()
+    for part in (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,):
+        with part.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _out_folder(arguments: argparse.Namespace) -> Path:
+    """A folder that is new or empty, or --force."""
+    from pathlib import Path
+
+    from maenas.errors import OutputError
+
+    if arguments.out:
+        out = Path(arguments.out)
+    else:
+        model = _file_name(arguments.models[0]) if len(arguments.models) == 1 else "compare"
+        out = Path("runs", "eval", _safe(f"{model}-{_data_name(Path(arguments.data))}-{arguments.split}"))
+    if out.is_dir() and any(out.iterdir()) and not arguments.force:
+        raise OutputError(f"{out}: holds files already; expected a new folder, or --force")
+    return out
+
+
+def _data_name(path: Path) -> str:
+    """The data set's folder, or the file where that says more: `cells` for cells, cells/data.yaml and cells.json."""
+    path = path.resolve()
+    if path.parent.name == "annotations":
+        return path.parent.parent.name
+    return path.parent.name if path.stem in ("data", "dataset") else path.stem
+
+
+def _model_folders(models: Sequence[str], out: Path) -> list[Path]:
+    """Where each model's files go: the folder itself for one model, else one in it of each model's name."""
+    if len(models) == 1:
+        return [out]
+    folders: list[Path] = []
+    for model in models:
+        name, number = _safe(_file_name(model)), 1
+        while out / (name if number == 1 else f"{name}-{number}") in folders:
+            number += 1
+        folders.append(out / (name if number == 1 else f"{name}-{number}"))
+    return folders
+
+
+def _file_name(model: str) -> str:
+    from pathlib import Path
+
+    path = Path(model)
+    # An export's folder has the name, the file in it is always model.onnx.
+    return path.parent.name if path.stem == "model" and path.parent.name else path.stem if path.is_file() else path.name
+
+
+def _safe(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip("-.") or "model"
+
+
+def _write(record: dict[str, Any], analysis: Any, folder: Path, *, plots: bool) -> None:  # noqa: ANN401
+    """All files of one model; each is computed before the first is written, and the record comes last."""
+    import csv
+    import io
+    import json
+
+    from maenas.cli.detector import bundled
+    from maenas.files import make_folder, write_bytes_atomically
+
+    text = io.StringIO()
+    curves = bundled("evaluation_report").precision_curves(analysis.evaluation)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["recall", *curves])
+    for place in range(101):
+        writer.writerow([f"{place / 100:.2f}", *(f"{curve[place]:.6f}" for curve in curves.values())])
+    files = {
+        "detections.json": json.dumps(analysis.evaluation.to_coco()).encode(),
+        "pr_curves.csv": text.getvalue().encode("utf-8", "backslashreplace"),
+    }
+    if plots:
+        drawings = bundled("eval_plots")
+        files["pr_curves.png"] = drawings.pr_curves_png(analysis)
+        files["confusion.png"] = drawings.confusion_png(analysis)
+        files["bars.png"] = drawings.bars_png(analysis)
+        if (picture := drawings.worst_png(analysis)) is not None:
+            files["worst.png"] = picture
+    make_folder(folder)
+    for name, content in files.items():
+        write_bytes_atomically(folder / name, content)
+    _write_json(record, folder / RECORD)
+
+
+def _write_json(record: dict[str, Any], path: Path) -> None:
+    import json
+
+    from maenas.files import make_folder, write_text_atomically
+
+    make_folder(path.parent)
+    write_text_atomically(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def _comparison(records: Sequence[dict[str, Any]], folders: Sequence[Path]) -> dict[str, Any]:
+    rows = [
+        {
+            "folder": folder.name,
+            "model": record["model"],
+            "settings": record["settings"],
+            "metrics": record["metrics"],
+            "timing": record["timing"],
+        }
+        for record, folder in zip(records, folders, strict=True)
+    ]
+    return {"schema_version": SCHEMA_VERSION, "data": records[0]["data"], "models": rows}
+
+
+def _print_comparison(comparison: dict[str, Any], out: Path) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from maenas.cli.report import console
+
+    data = comparison["data"]
+    table = Table(title=escape(f"{data['name']}, {data['num_images']} images"), title_justify="left")
+    table.add_column("model", overflow="fold")
+    for heading in ("runtime", "input"):
+        table.add_column(heading)
+    for heading in ("AP", "AP50", "AP75", "small", "medium", "large", "AR100", "ms"):
+        table.add_column(heading, justify="right")
+    names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100")
+    best = {name: max((row["metrics"][name] or 0.0) for row in comparison["models"]) for name in names}
+    for row in comparison["models"]:
+        cells = []
+        for name in names:
+            value = row["metrics"][name]
+            cells.append(f"[bold]{_points(value)}[/bold]" if value and value == best[name] else _points(value))
+        height, width = row["settings"]["image_size"]
+        ms = f"{row['timing']['median_ms']:.1f}"
+        table.add_row(escape(row["folder"]), row["model"]["runtime"], f"{height}x{width}", *cells, ms)
+    screen = console()
+    screen.print(table)
+    _print_conditions(screen, comparison["models"][0])
+    screen.print(f"written: {out}/{COMPARISON} and a folder for each model", markup=False, soft_wrap=True)
+
+
+def _print_one(record: dict[str, Any], analysis: Any, out: Path, *, plots: bool) -> None:  # noqa: ANN401
+    from maenas.cli.report import console
+
+    screen = console()
+    screen.print(_overall_table(record))
+    screen.print(_class_table(record))
+    screen.print(_error_table(record))
+    best = record["best"]
+    if best is not None:
+        screen.print(
+            f"best score threshold {best['score_threshold']:.3f}: precision {_points(best['precision'])}, "
+            f"recall {_points(best['recall'])}, F1 {_points(best['f1'])} at IoU 0.50"
+        )
+    for true, found, count in analysis.confusion.most_confused(3):
+        screen.print(f"{count} x {true} taken for {found}", markup=False)
+    if record["missing_classes"]:
+        screen.print(f"left out, not known to the model: {', '.join(record['missing_classes'])}", markup=False)
+    for reason in record["skipped"]:
+        screen.print(f"skipped: {reason}", markup=False, soft_wrap=True)
+    _print_conditions(screen, record)
+    pictures = ", pictures" if plots else ""
+    screen.print(f"written: {out}/{RECORD}, detections.json, pr_curves.csv{pictures}", markup=False, soft_wrap=True)
+
+
+def _print_conditions(screen: Any, record: dict[str, Any]) -> None:  # noqa: ANN401
+    timing = record["timing"]
+    threads = "" if timing["threads"] is None else f", {timing['threads']} threads"
+    screen.print(
+        f"{timing['median_ms']:.1f} ms an image (p90 {timing['p90_ms']:.1f}), indicative: "
+        f"{record['model']['runtime']} on {timing['hardware']}{threads}, batch {record['settings']['batch_size']}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _overall_table(record: dict[str, Any]) -> Any:  # noqa: ANN401
+    from rich.markup import escape
+    from rich.table import Table
+
+    metrics, data, settings = record["metrics"], record["data"], record["settings"]
+    height, width = settings["image_size"]
+    title = (
+        f"{data['name']}: {data['num_images']} images at {height}x{width}, scores above {settings['score_threshold']:g}"
+    )
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("objects")
+    for heading in ("boxes", "AP", "AP50", "AP75", "AR1", "AR10", "AR100"):
+        table.add_column(heading, justify="right")
+    figures = [_points(metrics[name]) for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100")]
+    table.add_row("all", str(metrics["num_boxes"]), *figures)
+    for size, count in metrics["num_boxes_by_size"].items():
+        table.add_row(size, str(count), _points(metrics[f"ap_{size}"]), "", "", "", "", _points(metrics[f"ar_{size}"]))
+    return table
+
+
+def _class_table(record: dict[str, Any], limit: int = 30) -> Any:  # noqa: ANN401
+    """Classes in label order; of more than `limit` those with the lowest AP."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    classes = [entry for entry in record["classes"] if entry["num_boxes"]]
+    title = "classes"
+    if len(classes) > limit:
+        title = f"{limit} classes of {len(classes)}, the lowest AP first; all are in {RECORD}"
+        classes = sorted(classes, key=lambda entry: entry["ap"])[:limit]
+    table = Table(title=title, title_justify="left")
+    table.add_column("class", overflow="fold")
+    for heading in ("boxes", "images", "AP", "AP50", "AP75", "AR100", "best score", "precision", "recall", "F1"):
+        table.add_column(heading, justify="right")
+    for entry in classes:
+        best = entry["best"]
+        points = ["-"] * 4
+        if best is not None:
+            points = [
+                f"{best['score_threshold']:.3f}",
+                *(_points(best[name]) for name in ("precision", "recall", "f1")),
+            ]
+        figures = (_points(entry[name]) for name in ("ap", "ap50", "ap75", "ar100"))
+        table.add_row(escape(entry["name"]), str(entry["num_boxes"]), str(entry["num_images"]), *figures, *points)
+    return table
+
+
+def _error_table(record: dict[str, Any]) -> Any:  # noqa: ANN401
+    from rich.table import Table
+
+    from maenas.cli.detector import bundled
+
+    meanings = bundled("error_breakdown").KINDS
+    table = Table(title="errors and the AP50 that they cost", title_justify="left")
+    table.add_column("error")
+    table.add_column("count", justify="right")
+    table.add_column("AP50", justify="right")
+    table.add_column("what it is")
+    for share in record["errors"]["kinds"]:
+        table.add_row(share["kind"], str(share["count"]), _points(share["delta_ap50"]), meanings[share["kind"]])
+    return table
+
+
+def _points(value: float | None) -> str:
+    """A share as AP is written: 41.8 of 100; a dash where nothing was there to be found."""
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,52 @@
+"""Opening the model that a verb is given, and what is said of it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+def open_model(source: str, *, runtime: str | None, device: str | None, threads: int | None) -> tuple[Any, bool]:
+    """Whatever finds objects, and whether its weights are random.
+
+    Args:
+        source: A checkpoint, an exported file or its folder, a structure file, or the name of a published network.
+        runtime: By default what fits the source.
+        device: Of torch.
+        threads: CPU threads; by default the runtime's choice.
+
+    Raises:
+        MaenasError: It cannot be used.
+    """
+    from pathlib import Path
+
+    from maenas.cli.detector import bundled
+    from maenas.published import resolve_structure
+
+    path = Path(source)
+    # A bare word is a published network, unless the folder of an export has that name.
+    random = path.suffix.lower() == ".json" or (not path.suffix and not path.exists())
+    model = resolve_structure(source) if random else path
+    predictor = bundled("load").load_predictor(model, runtime=runtime, device=device, threads=threads)
+    card = getattr(predictor, "card", None)
+    # An export remembers that it was made of a structure alone.
+    return predictor, random or (card is not None and card.provenance.get("weights") == "random")
+
+
+def structure_digest(predictor: Any) -> str | None:  # noqa: ANN401
+    """Digest of the model's structure, where the model tells it."""
+    # A network has its structure, an exported file its card, which has it.
+    structure = getattr(getattr(predictor, "card", predictor), "structure", None)
+    return getattr(structure, "digest", None)
+
+
+def progress_bars() -> Progress:
+    """Bars on standard error, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
