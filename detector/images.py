@@ -44,6 +44,7 @@ IMAGE_SUFFIXES = (
 # Pillow also reads formats whose decoder starts another program (EPS) or that nobody photographs in.
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "MPO")
 _BACKGROUND = 255
+_LARGE = 24_000_000  # pixels; more than most cameras give
 _ORIENTATION_TAG = 0x0112
 _ROWS_AT_ONCE = 32
 
@@ -59,6 +60,27 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     """
     with _opened(Path(path)) as image:
         return as_rgb(image, source=str(path))
+
+
+def read_reduced(path: str | Path, *, side: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """As `read_image`, but a JPEG of more than 24 megapixels is decoded at a half, a quarter or an eighth of its size.
+
+    Decoding fewer coefficients costs a fraction of time and memory, and smooths; other files are read as they are.
+
+    Args:
+        path: The image file.
+        side: Both sides stay at least this long, in pixels.
+
+    Returns:
+        The image, and the (height, width), upright, that the file has.
+    """
+    with _opened(Path(path)) as image:
+        stored, upright = image.size, _header(image).size
+        if stored[0] * stored[1] > _LARGE:
+            image.draft(None, (side, side))
+        reduced = image.size != stored
+        pixels = as_rgb(image, source=str(path))
+        return pixels, upright if reduced else (pixels.shape[0], pixels.shape[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +107,27 @@ def read_header(path: str | Path) -> ImageHeader:
         InputError: As `read_image`, where the header shows it.
     """
     with _opened(Path(path)) as image:
-        width, height = image.size
-        # Pillow decodes a whole PNG in search of a block that may follow the pixels; nearly all writers put it first.
-        orientation = 1 if image.format == "PNG" and "exif" not in image.info else _orientation(image)
-        size = (width, height) if orientation >= 5 else (height, width)
-        return ImageHeader(size, (height, width), orientation, image.mode)
+        return _header(image)
+
+
+def _header(image: Image) -> ImageHeader:
+    width, height = image.size
+    # Pillow decodes a whole PNG in search of a block that may follow the pixels; nearly all writers put it first.
+    orientation = 1 if image.format == "PNG" and "exif" not in image.info else _orientation(image)
+    size = (width, height) if orientation >= 5 else (height, width)
+    return ImageHeader(size, (height, width), orientation, image.mode)
+
+
+def read_thumbnail(path: str | Path, side: int) -> NDArray[np.uint8]:
+    """An image squeezed to (side, side) grey levels, upright; the whole file is decoded, JPEG at an eighth of its size.
+
+    Raises:
+        InputError: As `read_image`.
+    """
+    with _opened(Path(path)) as image:
+        image.draft("RGB", (4 * side, 4 * side))
+        picture = _pillow().fromarray(as_rgb(image, source=str(path)))
+        return np.asarray(picture.convert("L").resize((side, side), _pillow().Resampling.BOX))
 
 
 @contextmanager

@@ -6,19 +6,21 @@ the number of workers or processes, nor on where a run was resumed.
 
 from __future__ import annotations
 
+import copy
 import logging
 import multiprocessing
 import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, TrainingError
 from ..targets import Batch
 from .batches import BatchMaker, MadeBatch, PackedBatch
 from .dataset import Dataset
@@ -90,10 +92,8 @@ class TrainLoader:
         self.iterations_per_epoch = count_iterations(len(dataset), batch_size, last=last)
         _check("world_size", world_size, 1, None)
         _check("rank", rank, 0, world_size - 1)
-        for name, value in (("seed", seed), ("num_workers", num_workers), ("final_epochs", final_epochs)):
-            _check(name, value, 0, None)
-        _check("total_iterations", total_iterations, 1, None)
-        _check("start_iteration", start_iteration, 0, total_iterations)
+        _check("seed", seed, 0, None)
+        _check("num_workers", num_workers, 0, None)
         _check("multi_scale_every", multi_scale_every, 1, None)
         if batch_size % world_size or (last == "keep" and world_size > 1):
             found = f"batch_size is {batch_size} and last is {last!r} with {world_size} processes"
@@ -105,29 +105,53 @@ class TrainLoader:
                 raise ConfigError(str(error)) from None
         if cache != "none" and num_workers and _context() is None:
             raise ConfigError(f"cache is {cache!r} with workers that do not share memory; expected num_workers 0")
-        final_from = total_iterations - final_epochs * self.iterations_per_epoch
+        self._settings = settings
+        self._dataset = dataset
+        self._num_workers = num_workers
         self._plan = BatchPlan(
             num_images=len(dataset),
             batch_size=batch_size,
+            per_epoch=self.iterations_per_epoch,
+            total=total_iterations,
+            final_from=total_iterations,
             seed=seed,
             rank=rank,
             world_size=world_size,
             last=last,
-            per_epoch=self.iterations_per_epoch,
-            total=total_iterations,
-            final_from=final_from,
             image_size=settings.image_size,
             multi_scale=tuple(multi_scale),
             multi_scale_every=multi_scale_every,
-            ramp_until=total_iterations if settings.sada_ramp == "all" else max(1, final_from),
+            ramp_until=total_iterations,
             sada_in_final=settings.sada_in_final_epochs,
         )
-        self._dataset = dataset
-        self._start = start_iteration
-        self._num_workers = num_workers
+        self._set_length(total_iterations, final_epochs, start_iteration)
         self._augmenter = Augmenter(ImageStore(dataset, tile_size=settings.tile_size, cache=cache), settings)
         self.num_broken = 0
         self._named: set[int] = set()
+
+    def with_length(self, *, total_iterations: int, final_epochs: int, start_iteration: int) -> TrainLoader:
+        """The same loader, cached images included, for a run of another length.
+
+        Args:
+            total_iterations: As of the class; so are the others.
+            final_epochs: Those at the end of that length.
+            start_iteration: Where it begins.
+
+        Raises:
+            ConfigError: Naming the value that does not fit.
+        """
+        loader = copy.copy(self)
+        loader._set_length(total_iterations, final_epochs, start_iteration)
+        return loader
+
+    def _set_length(self, total: int, final_epochs: int, start: int) -> None:
+        _check("total_iterations", total, 1, None)
+        _check("final_epochs", final_epochs, 0, None)
+        _check("start_iteration", start, 0, total)
+        final_from = total - final_epochs * self.iterations_per_epoch
+        ramp_until = total if self._settings.sada_ramp == "all" else max(1, final_from)
+        self._plan = replace(self._plan, total=total, final_from=final_from, ramp_until=ramp_until)
+        self._start = start
 
     def __len__(self) -> int:
         """Batches from the first to the end of the run."""
@@ -138,6 +162,7 @@ class TrainLoader:
 
         Raises:
             DataError: More than a tenth of the images of an epoch are broken.
+            TrainingError: A worker process has died.
         """
         epoch, broken = -1, set[int]()
         for item in self._made():
@@ -166,7 +191,13 @@ class TrainLoader:
             worker_init_fn=_start_worker,
             multiprocessing_context=_context() if workers else None,
         )
-        return iter(loader)
+        try:
+            yield from loader
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            reason = str(error).splitlines()[0]
+            raise TrainingError(f"{reason}; out of memory, most often: expected fewer workers or no cache") from error
 
     def _note(self, found: Sequence[BrokenImage], of_epoch: set[int]) -> None:
         """Count broken images, name new ones, and give up when they are too many."""

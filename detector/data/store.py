@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, InputError
-from ..images import read_header, read_image
+from ..images import read_header, read_reduced
 from .cleaning import training_boxes
 from .dataset import Dataset, ImageRecord, Sample
 from .geometry import fitted_size, resize_image, scaled
@@ -88,8 +88,7 @@ class ImageStore:
                 return kept.images[wanted], kept.size
             if kept.size in kept.images:
                 return resize_image(kept.images[kept.size], wanted), kept.size
-        image = read_image(self.dataset.images[index].path)
-        original = image.shape[0], image.shape[1]
+        image, original = self._read(index)
         return resize_image(image, fitted_size(original, size) if fit else size), original
 
     def _fill(self) -> None:
@@ -109,11 +108,14 @@ class ImageStore:
 
     def _keep(self, index: int) -> _Kept | None:
         try:
-            image = read_image(self.dataset.images[index].path)
+            image, size = self._read(index)
         except InputError:
             return None  # is found again, and reported, when a sample asks for it
-        size = image.shape[0], image.shape[1]
         return _Kept(size, {wanted: resize_image(image, wanted) for wanted in self._sizes_kept(size)})
+
+    def _read(self, index: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """The image, and the (height, width) that its boxes refer to; a huge one is decoded small, yet above tiles."""
+        return read_reduced(self.dataset.images[index].path, side=2 * max(self.tile_size))
 
     def _sizes_kept(self, size: tuple[int, int]) -> set[tuple[int, int]]:
         wanted = {self.tile_size, fitted_size(size, self.tile_size)}
