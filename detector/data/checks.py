@@ -89,8 +89,8 @@ def check_data(
             data[split] = read_split(place, names, layout.class_names, found.report)
         except DataError as error:
             found.add("unreadable-split", str(error))
-    for split in data.values():
-        for record in split.images:
+    for one in data.values():
+        for record in one.images:
             _check_boxes(record, found)
     statistics = {split: describe_split(one) for split, one in data.items()}
     _check_classes(statistics, data, names, found)
@@ -126,9 +126,9 @@ def _check_classes(
     statistics: dict[str, SplitStatistics], data: dict[str, Dataset], names: tuple[str, ...], found: Gatherer
 ) -> None:
     """Classes against the splits they should be in."""
-    for split, one in statistics.items():
-        if not one.boxes:
-            found.add("no-boxes", f"{split} ({one.name}): {one.images} images, no box that counts")
+    for split, counts in statistics.items():
+        if not counts.boxes:
+            found.add("no-boxes", f"{split} ({counts.name}): {counts.images} images, no box that counts")
     for split in ("train", "val"):
         if split in statistics and statistics[split].boxes:
             for name, count in zip(names, statistics[split].boxes_per_class, strict=True):

@@ -94,7 +94,7 @@ class _Stamp:
 def draw_scene(rng: Generator) -> Scene:
     """Draw one picture.
 
-    About one in fifteen holds no object. Most objects measure 26 to 160 pixels and stand out; a minority is tiny, cut
+    About one in fifteen holds no object. Most objects measure 32 to 160 pixels across and stand out; a minority is tiny, cut
     by the border, partly covered, or hardly differs from the background. One picture in twelve has a crowd.
     """
     height, width = (int(side) for side in rng.integers(256, 385, 2))
@@ -111,8 +111,8 @@ def draw_scene(rng: Generator) -> Scene:
 
 def _add_shape(canvas: _Canvas, rng: Generator, *, label: int | None) -> None:
     """Draw an object, or a distractor, where earlier objects stay visible; nothing where no such place is found."""
-    tiny = rng.random() < 0.08
-    low, high = (10.0, 20.0) if tiny else (26.0, 160.0)
+    tiny = rng.random() < 0.06
+    low, high = (10.0, 20.0) if tiny else (32.0, 160.0)
     # Log-uniform: every octave is equally frequent.
     diameter = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     at_border, may_overlap = rng.random() < 0.12, rng.random() < 0.25

@@ -63,7 +63,7 @@ def describe_split(data: Dataset) -> SplitStatistics:
         boxes_per_class += found
         images_per_class += found > 0
         sides = record.boxes[counted, 2:].astype(np.float64) - record.boxes[counted, :2]
-        areas.append(record.areas[counted])
+        areas.append(record.areas[counted].astype(np.float64))
         if record.size is not None:
             shares.append(np.sqrt(sides[:, 0] * sides[:, 1] / (record.size[0] * record.size[1])))
     area, share = np.concatenate(areas), np.concatenate(shares)

@@ -24,6 +24,8 @@ COMMANDS = {
     "table": "maenas.cli.table",
     "show-data": "maenas.cli.show_data",
     "convert": "maenas.cli.convert",
+    "doctor": "maenas.cli.doctor",
+    "sample-data": "maenas.cli.sample_data",
 }
 """Verb to module; a module has HELP, EXAMPLE, add_arguments(parser) and run(arguments)."""
 
