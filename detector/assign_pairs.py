@@ -92,10 +92,11 @@ def ranks(cost: Tensor, *, later: Tensor) -> Tensor:
     of 8. Here such pairs come after all others, in the order of their own costs.
 
     Args:
-        cost: float32; what is not finite comes last.
+        cost: float32; what is not finite comes last of all.
         later: Pairs that come after all others.
     """
-    bits = cost.where(cost.isfinite(), torch.finfo(torch.float32).max).view(torch.int32)
+    finite = cost.isfinite()
+    bits = cost.where(finite, torch.finfo(torch.float32).max).view(torch.int32)
     # Floats read as integers keep their order, but that of negative ones is reversed.
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
-    return (ordered + (later.to(torch.int64) << 32)) * RANK_STEP
+    return (ordered + ((later | ~finite).to(torch.int64) << 32)) * RANK_STEP
