@@ -134,4 +134,4 @@ def _file_size(record: ImageRecord) -> tuple[int, int]:
     try:
         return read_header(record.path).size
     except InputError:
-        return (0, 0)
+        return (1, 1)  # nothing will be kept of it
