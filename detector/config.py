@@ -112,7 +112,7 @@ class TrainSettings:
     seed: int = 0
     device: str = "auto"
     precision: str = "fp32"
-    channels_last: bool = False
+    channels_last: bool = True
     compile: bool = False
     sync_norm: bool = True
     last_batch: str = "fill"

@@ -117,8 +117,10 @@ class EpochEnd:
             paths.append(folder.kept(epoch))
         run.save_averaged(*paths, metrics=figures)
         write_metrics([*run.rows, row], folder.metrics)
+        if evaluation is None:
+            return
         draw_curves([*run.rows, row], folder.curves)
-        if evaluation is not None and run.config.eval.samples:
+        if run.config.eval.samples:
             draw_samples(evaluation, folder.samples / f"epoch_{epoch:04d}.jpg", count=run.config.eval.samples)
 
 

@@ -107,6 +107,7 @@ def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tenso
     }
 
 
+@torch.no_grad()
 def restore_optimizer(optimizer: Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put `optimizer_tensors` back.
 
@@ -119,6 +120,7 @@ def restore_optimizer(optimizer: Optimizer, model: nn.Module, tensors: dict[str,
         if name not in parameters:
             raise ValueError(f"the optimiser's state names {name!r}, which is no parameter")
         parameter = parameters[name]
-        # AdamW counts steps on the CPU.
-        device = torch.device("cpu") if entry == "step" else parameter.device
-        optimizer.state[parameter][entry] = value.to(device)
+        # AdamW counts steps on the CPU; the rest is in the parameter's own memory order.
+        optimizer.state[parameter][entry] = (
+            value.clone() if entry == "step" else torch.empty_like(parameter).copy_(value)
+        )

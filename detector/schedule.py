@@ -53,9 +53,9 @@ def learning_rate_factor(position: float, *, epochs: int, schedule: ScheduleConf
 class Progress:
     """Share of a run that is done: iterations, or time where that is shorter.
 
-    With a time limit each step adds at least its share of the iterations, and at least the share of the training time
-    still left that it took. Time for evaluations to come is set aside from the last one measured, so the plan adapts
-    without a jump, and the schedule as a whole always ends within the limit.
+    With a time limit each step adds at least its share of all iterations, and at least its share of the steps that the
+    time left allows for, evaluations included. So the plan follows the measured speed without a jump, and the schedule
+    as a whole ends within the limit.
 
     Attributes:
         value: From 0 to 1; never falls.
@@ -91,11 +91,14 @@ class Progress:
         if self.max_seconds is None:
             self.value = self.iteration / self.total_iterations
             return
-        # The last evaluation follows the last step; the others take their share of what is left.
-        left = self.max_seconds - used_seconds - self.evaluation_seconds
-        left *= 1 - self.evaluation_seconds / (self.evaluation_seconds + evaluation_period * mean)
-        by_time = 1.0 if left <= mean else (1 - self.value) * mean / left
+        left = self.max_seconds - used_seconds - self.evaluation_seconds  # the last evaluation follows the last step
+        steps = _affordable_steps(
+            left, step=mean, evaluation=self.evaluation_seconds, period=evaluation_period, done=self.iteration
+        )
+        by_time = (1 - self.value) / steps if steps > 1 else 1 - self.value
         self.value = min(1.0, self.value + max(by_time, 1 / self.total_iterations))
+        if steps <= 1:
+            self.value = 1.0
 
     @property
     def likely_iterations(self) -> int:
@@ -124,3 +127,13 @@ class Progress:
         self.value = self.iteration / self.total_iterations if self.max_seconds is None else float(state["value"])
         self.evaluation_seconds = float(state["evaluation_seconds"])
         self.step_seconds = float(state["step_seconds"])
+
+
+def _affordable_steps(left: float, *, step: float, evaluation: float, period: int, done: int) -> float:
+    """Steps that fit into a time together with the evaluations between them, one after every `period` steps."""
+    before_next = period - done % period
+    rest = left - before_next * step
+    if rest <= 0:
+        return left / step
+    cycles, rest = divmod(max(0.0, rest - evaluation), period * step + evaluation)
+    return before_next + cycles * period + min(rest / step, period)

@@ -143,6 +143,10 @@ class Run:
         """Add a step to the progress and to the epoch's sums; times are the first process's, so that all agree."""
         told = (seconds, self.seconds) if self.processes.is_first else (0.0, 0.0)
         seconds, used = self.processes.sum(told)
+        if not self.best:
+            # Not measured yet: an image of an evaluation takes about half as long as one of a step.
+            share = len(self.val_set) / self.config.train.batch_size
+            self.progress.evaluation_seconds = 0.5 * share * self.progress.step_seconds
         period = self.evaluation_period * self.iterations_per_epoch
         self.progress.step(seconds=seconds, used_seconds=used, evaluation_period=period)
         batch_size = self.config.train.batch_size
