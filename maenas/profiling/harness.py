@@ -1,9 +1,9 @@
 """Timing many networks: disturbed measurements are noticed, repeated or refused, and an interruption costs little.
 
 Each pass runs all entries in an order of its own. A fixed reference network is timed before and after each entry, and
-the load of other processes meanwhile. A measurement whose reference departs is repeated; where the reference settles
-at another level with nobody else at work, the machine itself has changed its speed, and a new stretch begins. Every
-finished attempt is a line of a journal, from which a campaign resumes.
+the load of other processes meanwhile. A measurement whose reference was slower than usual, or changed meanwhile, is
+repeated; where the reference stays at another level with nobody else at work, the machine itself has changed its speed,
+and that level becomes the usual one. Every finished attempt is a line of a journal, from which a campaign resumes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -27,8 +28,8 @@ from maenas.profiling.measurement import Record, Settings, at_common_speed, pass
 _REFERENCE_RUNS = 5
 _FIRST_REFERENCES = 5
 _QUIET_SECONDS = 1.0
-_SETTLED = 8
-"""References in a row that must agree with each other before a new speed of the machine is taken for lasting."""
+_LEVEL_READINGS, _LEVEL_QUANTILE = 24, 0.25
+"""The usual time of the reference: this quantile of its latest readings. Disturbances only ever slow it."""
 
 MAX_BUSY_WITHOUT_SPARE = 0.1
 """Cores' worth of time that others may take where every core is measured: one thread waits for the slowest."""
@@ -89,13 +90,14 @@ def run_campaign(
     campaign = _Campaign(_for_threads(settings, threads), reference, threads == 1, machine or Machine(), progress)
     header = journal_header(settings, conditions or {}, list(todo), reference.key)
     with open_journal(journal, header) as book:
+        campaign.readings.extend(book.references)
         for record in book.records:
             campaign.remember(record)
-        campaign.begin_stretch(book.references)
         if campaign.unfinished(todo):
             with _opened(reference) as campaign.reference_run:
-                if not campaign.first_references:
-                    campaign.begin_stretch(campaign.establish(), book)
+                if not campaign.readings:
+                    campaign.readings.extend(campaign.establish())
+                    book.append({"references_ms": list(campaign.readings)})
                 for pass_index in range(settings.passes + settings.extra_passes):
                     for key in campaign.wanting(pass_order(list(todo), settings.seed, pass_index), pass_index):
                         campaign.report(todo, key)
@@ -121,20 +123,14 @@ def pass_order(keys: Sequence[str], seed: int, pass_index: int) -> list[str]:
 
 @dataclass
 class _Campaign:
-    """The state of a running campaign: what is kept, and what the reference took so far.
-
-    Attributes:
-        first_references: With which the present stretch began.
-        stretch_references: Around the accepted measurements of the present stretch.
-    """
+    """The state of a running campaign: what is kept, and what the reference took lately."""
 
     settings: Settings
     reference: Entry
     single_thread: bool
     machine: Machine
     progress: Progress | None
-    first_references: list[float] = field(default_factory=list)
-    stretch_references: list[float] = field(default_factory=list)
+    readings: deque[float] = field(default_factory=lambda: deque(maxlen=_LEVEL_READINGS))
     kept: dict[tuple[str, int], Record] = field(default_factory=dict)
     took: dict[str, list[float]] = field(default_factory=dict)
     reference_run: OpenEntry | None = None
@@ -142,14 +138,14 @@ class _Campaign:
     def remember(self, record: Record) -> None:
         """Count an attempt of this run or of the journal."""
         self.took.setdefault(record.key, []).append(record.seconds)
+        self.readings.extend(record.reference_ms)
         if record.kept:
             self.kept[record.key, record.pass_index] = record
 
-    def begin_stretch(self, references: list[float], book: Journal | None = None) -> None:
-        """From here on the reference is expected to take as long as these times say."""
-        self.first_references, self.stretch_references = references, []
-        if book is not None:
-            book.append({"references_ms": references})
+    @property
+    def usual_ms(self) -> float:
+        """What the reference takes while nothing disturbs."""
+        return sorted(self.readings)[int(_LEVEL_QUANTILE * (len(self.readings) - 1))]
 
     def wanting(self, keys: Iterable[str], pass_index: int) -> list[str]:
         """Those of the entries that this pass is to measure: all in the first passes, then where passes disagree."""
@@ -215,12 +211,10 @@ class _Campaign:
             record = self._attempt(entry, pass_index, keep=last and self.settings.force)
             book.append(asdict(record))
             self.remember(record)
-            if record.accepted:
-                self.stretch_references.extend(record.reference_ms)
             if record.kept:
                 return
             if not self.settings.force and not last:
-                patience = self._wait(patience, book)
+                patience = self._wait(patience)
             if last or patience <= 0:
                 where = f"{entry.key}: pass {pass_index + 1} was disturbed in {attempt} of {attempt} attempts"
                 raise DeviceBusyError(self._refusal(where, record.reason))
@@ -235,7 +229,7 @@ class _Campaign:
                 layers = run.layers()
                 after = self._time_reference()
             seconds = machine.wall() - begun
-        reason = _busy_reason(guard, self.settings) or self._drift_reason(before, after)
+        reason = _busy_reason(guard, self.settings) or self._drift_reason(before, after) or self._change_reason()
         away = 1 - cpu / wall if wall > 0 else 0.0
         if not reason and self.single_thread and away > self.settings.max_descheduled:
             reason = (
@@ -248,7 +242,8 @@ class _Campaign:
             cpu_ms=cpu / len(ms) * 1000,
             layers=None if layers is None else tuple(layers),
             reference_ms=(before, after),
-            usual_ms=statistics.median(self.first_references),
+            # Both readings below the usual one: the machine has become faster, and the usual is not up to date.
+            usual_ms=min(self.usual_ms, max(before, after)),
             busy=guard.busy,
             accepted=not reason,
             reason=reason,
@@ -263,49 +258,48 @@ class _Campaign:
         return min(self.reference_run.run() for _ in range(_REFERENCE_RUNS)) * 1000
 
     def _drift_reason(self, before: float, after: float) -> str:
-        usual = statistics.median(self.first_references + self.stretch_references)
-        worst = max(before, after, key=lambda ms: abs(ms - usual))
-        departure = worst / usual - 1
-        if abs(departure) <= self.settings.drift:
+        """Why a measurement between two readings of the reference is disturbed; empty if it is not."""
+        slowest, usual = max(before, after), self.usual_ms
+        departure, change = slowest / usual - 1, slowest / min(before, after) - 1
+        allowed = f"at most {self.settings.drift:.1%} is allowed"
+        if departure > self.settings.drift:
+            return f"the reference took {slowest:.3f} ms, {departure:+.1%} from its usual {usual:.3f} ms; {allowed}"
+        if change > self.settings.drift:
+            return f"the reference changed by {change:.1%} meanwhile, to {after:.3f} ms; {allowed}"
+        return ""
+
+    def _change_reason(self) -> str:
+        """Why the machine is too different now from what it was; empty if it is not."""
+        kept = [record.usual_ms for record in self.kept.values()]
+        change = self.usual_ms / statistics.median(kept) - 1 if kept else 0.0
+        if abs(change) <= self.settings.max_change:
             return ""
         return (
-            f"the reference took {worst:.3f} ms, {departure:+.1%} from its usual {usual:.3f} ms; "
-            f"at most {self.settings.drift:.1%} is allowed"
+            f"the reference has become {change:+.1%} different from most of the campaign; "
+            f"at most {self.settings.max_change:.1%} is allowed"
         )
 
-    def _wait(self, patience: float, book: Journal | None = None) -> float:
-        """Wait until others are quiet and the reference is as usual, or steady at a new level: then a stretch begins.
+    def _wait(self, patience: float) -> float:
+        """Wait until others are quiet and the reference is as usual, which a lasting change of speed moves.
 
         Returns:
             What is left of the patience.
         """
-        recent: list[float] = []
         while patience > 0:
             with self.machine.guard() as guard:
                 self.machine.sleep(min(_QUIET_SECONDS, patience))
             patience -= _QUIET_SECONDS
             if _busy_reason(guard, self.settings):
-                recent.clear()
                 continue
-            # Before the first stretch there is no usual.
-            if book is None:
+            # Before the first readings there is no usual.
+            if not self.readings:
                 return max(patience, 0.0)
             now = self._time_reference()
-            if not self._drift_reason(now, now):
-                return max(patience, 0.0)
-            recent = [*recent, now][-_SETTLED:]
-            if self._settled(recent):
-                self.begin_stretch(recent, book)
+            usual = not self._drift_reason(now, now)
+            self.readings.append(now)
+            if usual:
                 return max(patience, 0.0)
         return 0.0
-
-    def _settled(self, recent: Sequence[float]) -> bool:
-        """Whether the machine keeps to another speed than before, near enough to go on with."""
-        if len(recent) < _SETTLED or (max(recent) - min(recent)) / min(recent) > self.settings.drift:
-            return False
-        kept = [record.usual_ms for record in self.kept.values()]
-        # Nothing was measured yet: whatever the first references were, the machine is as it is now.
-        return not kept or abs(statistics.median(recent) / statistics.median(kept) - 1) <= self.settings.max_change
 
     def _refusal(self, where: str, reason: str) -> str:
         busiest = self.machine.busiest()

@@ -24,7 +24,7 @@ class Journal:
     """An open journal: what it held, and where the next line goes.
 
     Attributes:
-        references: Times of the reference with which the last stretch began; empty before the first.
+        references: First times of the reference; empty before they were taken.
         records: All attempts.
     """
 

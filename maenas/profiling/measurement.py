@@ -43,7 +43,7 @@ class Settings:
     max_change: float = 0.25
     max_busy: float = 0.3
     max_descheduled: float = 0.03
-    attempts: int = 8
+    attempts: int = 30
     patience_s: float = 180.0
     seed: int = 0
     force: bool = False
@@ -80,7 +80,7 @@ class Record:
         cpu_ms: Processor time of this process per run.
         layers: Layers of a typical run, or None.
         reference_ms: The reference before and after.
-        usual_ms: What the reference usually takes in this stretch of the campaign.
+        usual_ms: What the reference took at that time while nothing disturbed.
         busy: Cores' worth of time that others took.
         accepted: Whether nothing disturbed it.
         reason: What did.
@@ -107,9 +107,8 @@ class Record:
 def at_common_speed(records: Sequence[Record]) -> list[Record]:
     """The records as if the machine had never changed its speed.
 
-    A virtual machine or a warm laptop may run at one speed for minutes and at another for the next ones. Within a
-    stretch of constant speed the times of a record are divided by how much longer than in the middle stretch (the
-    median over all records) the reference takes.
+    A virtual machine or a warm laptop may run at one speed for minutes and at another for the next ones. The times of a
+    record are divided by how much longer the reference took then than usually: than the median over all records.
     """
     if not records:
         return []
@@ -117,10 +116,10 @@ def at_common_speed(records: Sequence[Record]) -> list[Record]:
     return [_scaled(record, middle / record.usual_ms) for record in records]
 
 
-def speed_changes(records: Sequence[Record]) -> tuple[int, float]:
-    """Number of stretches of different speed, and the relative difference of the fastest and slowest of them."""
-    usual = {record.usual_ms for record in records}
-    return len(usual), max(usual) / min(usual) - 1 if usual else 0.0
+def speed_range(records: Sequence[Record]) -> float:
+    """Relative difference between the machine's fastest and slowest speed while the records were taken."""
+    usual = [record.usual_ms for record in records]
+    return max(usual) / min(usual) - 1 if usual else 0.0
 
 
 def _scaled(record: Record, factor: float) -> Record:

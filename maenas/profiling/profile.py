@@ -19,11 +19,14 @@ from maenas.profiling.campaign import Exporter, Sizes, plan_networks, write_netw
 from maenas.profiling.fit import Fit, fit
 from maenas.profiling.harness import Progress, run_campaign
 from maenas.profiling.host import describe_host, fingerprint, pin
-from maenas.profiling.measurement import Record, Settings, speed_changes
+from maenas.profiling.measurement import Record, Settings, speed_range
 from maenas.spaces import SearchSpace
 from maenas.structure import Structure
 
 JOURNAL_FILE, PLAN_FILE, NETWORKS_FOLDER = "journal.jsonl", "plan.json", "networks"
+
+SPEED_CHANGE = 0.05
+"""A larger change of the machine's speed in the course of a campaign is noted in the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +192,9 @@ def flags_of(records: Iterable[Record]) -> tuple[str, ...]:
     forced = sorted({record.key for record in records if not record.accepted})
     if forced:
         flags.append(f"{len(forced)} networks were disturbed and kept by force")
-    stretches, change = speed_changes(records)
-    if stretches > 1:
-        flags.append(
-            f"the machine changed its speed: {stretches} stretches up to {change:.1%} apart, given at the middle speed"
-        )
+    change = speed_range(records)
+    if change > SPEED_CHANGE:
+        flags.append(f"the machine changed its speed by up to {change:.1%}; all times are given at the middle speed")
     return tuple(flags)
 
 
