@@ -25,7 +25,9 @@ from maenas.profiling.host import LoadGuard, busiest_processes, usable_cores
 from maenas.profiling.journal import Journal, journal_header, open_journal
 from maenas.profiling.measurement import Record, Settings, at_common_speed, passes_agree
 
-_REFERENCE_RUNS = 5
+_REFERENCE_RUNS, _REFERENCE_SECONDS = 5, 0.05
+"""Least runs and time of one reading of the reference: longer than the bursts that come and go."""
+
 _FIRST_REFERENCES = 5
 _QUIET_SECONDS = 1.0
 _LEVEL_READINGS, _LEVEL_QUANTILE = 24, 0.25
@@ -255,7 +257,11 @@ class _Campaign:
     def _time_reference(self) -> float:
         assert self.reference_run is not None
         self.reference_run.run()
-        return min(self.reference_run.run() for _ in range(_REFERENCE_RUNS)) * 1000
+        self.reference_run.discard()
+        times: list[float] = []
+        while len(times) < _REFERENCE_RUNS or sum(times) < _REFERENCE_SECONDS:
+            times.append(self.reference_run.run())
+        return min(times) * 1000
 
     def _drift_reason(self, before: float, after: float) -> str:
         """Why a measurement between two readings of the reference is disturbed; empty if it is not."""

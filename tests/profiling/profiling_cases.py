@@ -165,10 +165,10 @@ class FakeReference(FakeEntry):
 class ReferenceRun(FakeRun):
     current: float = 0.0
 
+    def discard(self) -> None:
+        # A reading begins.
+        self.current = self.entry.series.pop(0) if self.entry.series else self.entry.ms
+
     def run(self) -> float:
-        # A reading is one run that does not count and five that do.
-        if self.runs % 6 == 0:
-            self.current = self.entry.series.pop(0) if self.entry.series else self.entry.ms
-        self.runs += 1
         self.entry.clock.spend(self.current / 1000)
         return self.current / 1000
