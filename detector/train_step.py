@@ -74,8 +74,6 @@ def _backward(run: Run, batch: Batch) -> list[float]:
     totals = torch.zeros(len(LOSSES) + 1, device=run.device)
     for number, (images, targets) in enumerate(portions, start=1):
         x = images.to(run.device, non_blocking=True).float()
-        if run.config.train.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
         with _synchronisation(run.parallel, last=number == len(portions)):
             losses: Losses = run.parallel(x, targets.to(run.device))
             run.scaler.scale(losses.total / len(portions)).backward()

@@ -238,9 +238,7 @@ def prepare_run(
         )
         notes = (*notes, *taken.notes(source))
     model.to(device)
-    if config.train.channels_last:
-        model.to(memory_format=torch.channels_last)
-    ema = ModelEma(model, config.ema)
+    ema = ModelEma(model, config.ema)  # before norms are synchronised: it is never trained
     if config.train.sync_norm:
         processes.synchronise_norms(model, device)
     frozen = frozen_modules(model, config.model.freeze)
@@ -251,9 +249,16 @@ def prepare_run(
         dfl_weight=config.loss.dfl,
         mean_over_processes=processes.mean,
     )
+    settings = config.train
     learner = Learner(
-        model, criterion, precision=config.train.precision, frozen=frozen, compiled=config.train.compile
+        model,
+        criterion,
+        channels_last=settings.channels_last,
+        precision=settings.precision,
+        frozen=frozen,
+        compiled=settings.compile,
     ).train()
+    ema.model.to(memory_format=learner.memory_format)  # type: ignore[call-overload]
     per_epoch = count_iterations(len(train_set), config.train.batch_size, last=config.train.last_batch)
     minutes = config.train.max_minutes
     run = Run(

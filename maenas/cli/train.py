@@ -129,31 +129,28 @@ def _job(arguments: argparse.Namespace) -> _Job:
     from maenas.structure import load_structure
 
     changes = _changes(arguments)
-    config_module = bundled("config")
     model = arguments.model
-    if arguments.resume:
-        if not arguments.out:
-            raise OptionError("--resume is given without --out; expected the folder of the run")
-        folder = bundled("run_folder").RunFolder(Path(arguments.out))
-        if not folder.state.exists():
-            raise OptionError(f"--resume: {arguments.out} holds no run to resume ({folder.state.name} is missing)")
-        structure = load_structure(folder.structure) if model is None else _structure(model)
-        recipe: Any = arguments.recipe or folder.config
-        out = folder.path
-    else:
-        if model is None:
-            raise OptionError("MODEL is missing; expected a structure file, a published name or a checkpoint")
-        structure = _structure(model)
-        recipe = arguments.recipe or _default_recipe(model, structure)
-        published = model.lower() in PUBLISHED
-        out = Path(arguments.out or Path("runs", "train", model.lower() if published else Path(model).stem))
+    if model is None and not (arguments.resume and arguments.out):
+        raise OptionError(
+            "MODEL is missing; expected a structure file, a published name or a checkpoint, or --resume and --out"
+        )
+    out = Path(
+        arguments.out or Path("runs", "train", model.lower() if model.lower() in PUBLISHED else Path(model).stem)
+    )
+    folder = bundled("run_folder").RunFolder(out)
+    if arguments.resume and not folder.state.exists():
+        raise OptionError(f"--resume: {out} holds no run to resume ({folder.state.name} is missing)")
+    structure = load_structure(folder.structure) if model is None else _structure(model)
+    recipe: Any = arguments.recipe
+    if recipe is None:
+        recipe = folder.config if arguments.resume else _default_recipe(model, structure)
     if model is not None:
         changes["model.name"] = structure.name
         if model.endswith(".safetensors"):
             if arguments.weights:
                 raise OptionError(f"--weights is given, and {model} has weights already; expected one of them")
             changes["model.weights"] = model
-    config = config_module.load_config(recipe, changes=changes, overrides=arguments.set)
+    config = bundled("config").load_config(recipe, changes=changes, overrides=arguments.set)
     if not config.data.path:
         raise OptionError("--data is missing; expected a data.yaml, a COCO file or a folder with train and val")
     return _Job(config, structure, bundled("data.source").load_data(config.data.path), out)
