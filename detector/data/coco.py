@@ -5,11 +5,13 @@ Tensor letters: A annotations of a file, G boxes of one image, V outline points 
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,13 @@ def read_coco(
     Raises:
         DataError: The file is missing or no COCO file, or has a faulty entry, named with its id.
     """
+    with _without_collection():
+        return _read(path, images, root=root, name=name, class_names=class_names, report=report)
+
+
+def _read(
+    path: Path, images: Path | None, *, root: Path, name: str, class_names: Sequence[str] | None, report: Report
+) -> Dataset:
     content = _load(path)
     ids, own = _categories(content, str(path))
     wanted = tuple(own) if class_names is None else tuple(class_names)
@@ -108,7 +117,8 @@ def read_categories(path: Path) -> tuple[str, ...]:
     Raises:
         DataError: The file is missing or no COCO file.
     """
-    return tuple(_categories(_load(path), str(path))[1])
+    with _without_collection():
+        return tuple(_categories(_load(path), str(path))[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +168,18 @@ class _Rows:
             except TypeError:
                 return False
         return True
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Python's search for garbage cycles goes through millions of fresh objects again and again, and finds none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -94,8 +94,8 @@ class _Stamp:
 def draw_scene(rng: Generator) -> Scene:
     """Draw one picture.
 
-    About one in fifteen holds no object. Most objects measure 32 to 160 pixels across and stand out; a minority is tiny, cut
-    by the border, partly covered, or hardly differs from the background. One picture in twelve has a crowd.
+    About one in fifteen holds no object. Most objects measure 32 to 160 pixels across and stand out; a minority is
+    tiny, cut by the border, partly covered, or hardly differs from the background. One picture in twelve has a crowd.
     """
     height, width = (int(side) for side in rng.integers(256, 385, 2))
     canvas = _Canvas(_background(rng, (height, width)), np.full((height, width), -1, np.int16))
