@@ -42,8 +42,7 @@ def near_pairs(thumbnails: NDArray[np.uint8]) -> list[tuple[int, int]]:
     Returns:
         Pairs of indices (i, j), i < j, in order.
     """
-    values = thumbnails.reshape(len(thumbnails), -1)
-    lively = np.flatnonzero([row.std() >= _SMALLEST_CONTRAST for row in values])
+    lively = np.flatnonzero([thumbnail.std() >= _SMALLEST_CONTRAST for thumbnail in thumbnails])
     prints = fingerprints(thumbnails[lively])
     found = []
     for first, second in sorted(_candidates(prints)):
