@@ -6,10 +6,14 @@ Run by the Python of an environment in which Ultralytics (AGPL) is installed; no
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
 import torch
+
+os.environ["YOLO_VERBOSE"] = "False"  # stdout is for answers
+
 from problem import IMAGE_SIZE, NUM_CLASSES, make_boxes, make_images, serve
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
