@@ -115,7 +115,7 @@ def bars_png(analysis: Analysis) -> bytes:
     columns = right.barh(list(KINDS), costs, color=_COLOURS[1])
     counts = [f" {cost:.1f}  ({share.count})" for cost, share in zip(costs, analysis.errors.kinds, strict=True)]
     right.bar_label(columns, counts, fontsize=8)
-    right.set_xlim(0, 1.35 * max([*costs, 1e-9]))
+    right.set_xlim(0, 1.35 * max([*costs, 1.0]))
     right.invert_yaxis()
     right.tick_params(labelsize=8.5)
     right.set_title("AP50 that errors cost (count)", fontsize=10)

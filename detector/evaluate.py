@@ -136,6 +136,8 @@ def evaluate(
     check_range("iou_threshold", iou_threshold, 0, 1)
     check_range("max_detections", max_detections, 1, None)
     check_range("batch_size", batch_size, 1, None)
+    own = getattr(getattr(predictor, "card", None), "nms", None)
+    max_detections = max_detections if own is None else min(max_detections, own.max_detections)
     if isinstance(dataset, EvaluationSet):
         pictures, truth = dataset, dataset.dataset
         size = input_size(predictor, dataset.image_size if image_size is None else image_size)
@@ -172,9 +174,9 @@ def evaluate(
 def default_thresholds(predictor: Predictor) -> tuple[float, float]:
     """Score and IoU threshold of a network's family, as its published figures were measured with.
 
-    The general networks have 0.05 and 0.7, those with mobile backbones 0.03 and 0.65; others get 0.01 and 0.7. AP only
-    ever grows as the score threshold falls, by tenths of a point below these. A file with NMS inside has thresholds of
-    its own, which cannot be undercut.
+    The general networks have 0.05 and 0.7, those with mobile backbones 0.03 and 0.65; others get 0.01 and 0.7. AP never
+    falls as the score threshold does: detections below it can only add recall. A file with NMS inside has thresholds
+    of its own, which cannot be undercut.
     """
     card = getattr(predictor, "card", None)
     structure = getattr(predictor if card is None else card, "structure", None)

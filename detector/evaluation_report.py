@@ -17,6 +17,7 @@ from .error_breakdown import ErrorBreakdown, error_breakdown
 from .eval_matching import Matches, match
 from .evaluate import Evaluation
 from .operating_points import OperatingPoint, best_point
+from .predict import Predictor
 
 IOU = 0.5
 """At which thresholds, confusions and errors are looked at; the usual one."""
@@ -125,3 +126,14 @@ def dataset_digest(dataset: Dataset) -> str:
         ):
             digest.update(np.ascontiguousarray(values.astype(kind)).tobytes())
     return digest.hexdigest()[:16]
+
+
+def running_on(predictor: Predictor) -> tuple[str, int | None, str | None]:
+    """Device, CPU threads where they are known, and the name of an accelerator, of what has just been measured."""
+    if not hasattr(predictor, "parameters"):
+        return "cpu", None, None
+    import torch
+
+    device = next(predictor.parameters()).device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return str(device), torch.get_num_threads(), name

@@ -14,6 +14,13 @@ HELP = "measure how good models are on an annotated data set"
 EXAMPLE = "maenas eval best.safetensors --data cells/data.yaml --out runs/eval/cells"
 RECORD = "eval.json"
 COMPARISON = "compare.json"
+PICTURES = {
+    "pr_curves.png": "pr_curves_png",
+    "confusion.png": "confusion_png",
+    "bars.png": "bars_png",
+    "worst.png": "worst_png",
+}
+"""Files and the functions of `detector.eval_plots` that draw them."""
 SCHEMA_VERSION = 1
 
 
@@ -150,7 +157,7 @@ def _record(
             ],
         },
         **analysis.to_dict(),
-        "timing": {**asdict(evaluation.timing), **_conditions(predictor, runtime, arguments)},
+        "timing": {**asdict(evaluation.timing), **_conditions(predictor, arguments.threads)},
         "versions": versions,
     }
 
@@ -169,24 +176,17 @@ def _versions(runtime: str) -> dict[str, str]:
     }
 
 
-def _conditions(predictor: Any, runtime: str, arguments: argparse.Namespace) -> dict[str, Any]:  # noqa: ANN401
+def _conditions(predictor: Any, threads: int | None) -> dict[str, Any]:  # noqa: ANN401
     """What the times depend on."""
+    from maenas.cli.detector import bundled
     from maenas.profiling.host import cpu_model
 
-    threads, device, hardware = arguments.threads, "cpu", cpu_model()
-    if runtime == "torch":
-        import torch
-
-        threads = torch.get_num_threads()
-        place = next(predictor.parameters()).device
-        device = str(place)
-        if place.type == "cuda":
-            hardware = torch.cuda.get_device_name(place)
+    device, used, accelerator = bundled("evaluation_report").running_on(predictor)
     return {
         "what": "network and post-processing, per image, as measured beside reading; indicative: see maenas benchmark",
         "device": device,
-        "hardware": hardware,
-        "threads": threads,
+        "hardware": accelerator or cpu_model(),
+        "threads": used or threads,
     }
 
 
@@ -273,13 +273,14 @@ def _write(record: dict[str, Any], analysis: Any, folder: Path, *, plots: bool) 
         "pr_curves.csv": text.getvalue().encode("utf-8", "backslashreplace"),
     }
     if plots:
-        drawings = bundled("eval_plots")
-        files["pr_curves.png"] = drawings.pr_curves_png(analysis)
-        files["confusion.png"] = drawings.confusion_png(analysis)
-        files["bars.png"] = drawings.bars_png(analysis)
-        if (picture := drawings.worst_png(analysis)) is not None:
-            files["worst.png"] = picture
+        for name, function in PICTURES.items():
+            # There is no picture of the worst where there is no error.
+            if (picture := getattr(bundled("eval_plots"), function)(analysis)) is not None:
+                files[name] = picture
     make_folder(folder)
+    # Of an evaluation before: without its record first, and nothing of it stays beside the new files.
+    for name in (RECORD, *PICTURES):
+        (folder / name).unlink(missing_ok=True)
     for name, content in files.items():
         write_bytes_atomically(folder / name, content)
     _write_json(record, folder / RECORD)
@@ -319,7 +320,7 @@ def _print_comparison(comparison: dict[str, Any], out: Path) -> None:
     table.add_column("model", overflow="fold")
     for heading in ("runtime", "input"):
         table.add_column(heading)
-    for heading in ("AP", "AP50", "AP75", "small", "medium", "large", "AR100", "ms"):
+    for heading in ("AP", "AP50", "AP75", "small", "medium", "large", "AR100", "batch", "ms"):
         table.add_column(heading, justify="right")
     names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100")
     best = {name: max((row["metrics"][name] or 0.0) for row in comparison["models"]) for name in names}
@@ -329,11 +330,11 @@ def _print_comparison(comparison: dict[str, Any], out: Path) -> None:
             value = row["metrics"][name]
             cells.append(f"[bold]{_points(value)}[/bold]" if value and value == best[name] else _points(value))
         height, width = row["settings"]["image_size"]
-        ms = f"{row['timing']['median_ms']:.1f}"
-        table.add_row(escape(row["folder"]), row["model"]["runtime"], f"{height}x{width}", *cells, ms)
+        cells += [str(row["settings"]["batch_size"]), f"{row['timing']['median_ms']:.1f}"]
+        table.add_row(escape(row["folder"]), row["model"]["runtime"], f"{height}x{width}", *cells)
     screen = console()
     screen.print(table)
-    _print_conditions(screen, comparison["models"][0])
+    screen.print(f"ms an image: median, indicative; what it depends on is in {COMPARISON}")
     screen.print(f"written: {out}/{COMPARISON} and a folder for each model", markup=False, soft_wrap=True)
 
 
