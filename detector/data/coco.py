@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import re
 from array import array
 from collections.abc import Iterator, Sequence
@@ -23,13 +22,11 @@ from maenas.records import shown
 
 from ..errors import DataError
 from .classes import label_map, unknown_class
+from .coco_entries import annotation_fault, image_fault, is_id
 from .dataset import Dataset, ImageRecord
 from .places import Files
 from .problems import Problem, Report, refuse
 
-_LARGEST_ID = 2**63 - 1
-_LARGEST = 1e9
-"""Coordinates beyond it are no pixels, and lose their decimals in float32 long before."""
 _NUM_TRIED = 20
 """Images that are looked for to find out which folder they are in."""
 
@@ -78,10 +75,10 @@ def _read(
     rows = _Rows()
     places = {entry.image_id: place for place, entry in enumerate(entries)}
     # Images that were reported already: their boxes need no report of their own.
-    known = {entry["id"] for entry in content["images"] if isinstance(entry, dict) and _is_id(entry.get("id"))}
+    known = {entry["id"] for entry in content["images"] if isinstance(entry, dict) and is_id(entry.get("id"))}
     category_names = dict(zip(ids, own, strict=True))
     for number, entry in enumerate(content["annotations"]):
-        fault = _fault(entry, known, labels)
+        fault = annotation_fault(entry, known, labels)
         if fault is None:
             place = places.get(entry["image_id"])
             label = labels[entry["category_id"]]
@@ -206,7 +203,7 @@ def _categories(content: dict[str, Any], source: str) -> tuple[list[int], list[s
     found: dict[int, str] = {}
     for number, entry in enumerate(content["categories"]):
         where = f"{source}: categories[{number}]"
-        if not isinstance(entry, dict) or not _is_id(entry.get("id")) or not isinstance(entry.get("name"), str):
+        if not isinstance(entry, dict) or not is_id(entry.get("id")) or not isinstance(entry.get("name"), str):
             raise DataError(f"{where} is {shown(entry)}; expected an object with an integer id and a name")
         if entry["id"] in found:
             raise DataError(f"{where}.id is {entry['id']}, which an earlier category has; expected another")
@@ -227,7 +224,7 @@ def _images(content: dict[str, Any], path: Path, folder: Path | None, *, root: P
     found: dict[int, _Entry] = {}
     for number, entry in enumerate(listed):
         where = f"{path}: images[{number}]"
-        fault = _image_fault(entry)
+        fault = image_fault(entry)
         if fault is not None:
             report(Problem("bad-entry", where, fault))
             continue
@@ -251,7 +248,7 @@ def _images(content: dict[str, Any], path: Path, folder: Path | None, *, root: P
 
 def _image_folder(path: Path, listed: list[Any], root: Path) -> Path:
     """The folder that holds most of the first images; the first of them where none holds any."""
-    names = [entry["file_name"] for entry in listed[:_NUM_TRIED] if _image_fault(entry) is None]
+    names = [entry["file_name"] for entry in listed[:_NUM_TRIED] if image_fault(entry) is None]
     best, most = None, 0
     folders = image_folders(path)
     for folder in folders:
@@ -271,56 +268,6 @@ def _image_folder(path: Path, listed: list[Any], root: Path) -> Path:
     return best
 
 
-def _image_fault(entry: object) -> str | None:
-    if not isinstance(entry, dict):
-        return f"is {shown(entry)}; expected an object"
-    if not _is_id(entry.get("id")):
-        return f"id is {shown(entry.get('id'))}; expected an integer"
-    if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
-        return f"file_name is {shown(entry.get('file_name'))}; expected a path (image {entry['id']})"
-    for side in ("width", "height"):
-        value = entry.get(side)
-        if value is not None and not (_is_number(value) and value >= 1 and value == int(value)):
-            return f"{side} is {shown(value)}; expected a positive integer (image {entry['id']})"
-    return None
-
-
-def _fault(entry: Any, images: set[int], labels: dict[int, int]) -> tuple[str, str] | None:  # noqa: ANN401
-    """Code and message of what makes an annotation unusable; None if nothing."""
-    try:
-        image_id, category_id, box = entry["image_id"], entry["category_id"], entry["bbox"]
-        area = entry.get("area")
-        x, y, width, height = box
-        total = x + y + width + height + (0 if area is None else area)
-        in_range = math.isfinite(total) and -_LARGEST <= min(box) <= max(box) <= _LARGEST
-        numbers = type(box) is list and bool not in map(type, box)
-        positive = width >= 0 and height >= 0 and (area is None or area >= 0)
-        if in_range and numbers and positive and image_id in images and category_id in labels:
-            return None
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
-        pass
-    return _explained(entry, images, labels)
-
-
-def _explained(entry: Any, images: set[int], labels: dict[int, int]) -> tuple[str, str]:  # noqa: ANN401
-    """Code and message about an annotation that cannot be used."""
-    if not isinstance(entry, dict):
-        return "bad-entry", f"is {shown(entry)}; expected an object"
-    image_id, category_id, box, area = (entry.get(key) for key in ("image_id", "category_id", "bbox", "area"))
-    if not _is_id(image_id) or image_id not in images:
-        return "unknown-image", f"image_id is {shown(image_id)}; expected the id of one of the {len(images)} images"
-    if not _is_id(category_id) or category_id not in labels:
-        expected = ", ".join(str(key) for key in list(labels)[:10]) + (", ..." if len(labels) > 10 else "")
-        return "unknown-class", f"category_id is {shown(category_id)}; expected one of {expected}"
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
-        return "bad-box", f"bbox is {shown(box)}; expected four finite numbers x, y, width, height"
-    if box[2] < 0 or box[3] < 0:
-        return "bad-box", f"bbox is {shown(box)}; expected a width and a height of at least 0"
-    if max(map(abs, box)) > _LARGEST:
-        return "bad-box", f"bbox is {shown(box)}; expected pixels, at most {_LARGEST:g}"
-    return "bad-box", f"area is {shown(area)}; expected a number of at least 0"
-
-
 def _problem(
     entry: Any,  # noqa: ANN401
     number: int,
@@ -331,7 +278,7 @@ def _problem(
 ) -> Problem:
     where, image = f"{path}: annotations[{number}]", None
     if isinstance(entry, dict):
-        place = places.get(entry["image_id"]) if _is_id(entry.get("image_id")) else None
+        place = places.get(entry["image_id"]) if is_id(entry.get("image_id")) else None
         image = None if place is None else entries[place].path
         of_image = "" if image is None else f", image {image.name}"
         where += f" (id {shown(entry.get('id'))}{of_image})"
@@ -385,16 +332,3 @@ def _category_ids(ids: list[int], own: list[str], wanted: tuple[str, ...]) -> tu
             free += 1
         found.append(known[name])
     return tuple(found)
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_ID
