@@ -130,3 +130,5 @@ def test_samples_lie_side_by_side_with_their_boxes():
         place = grid[top : top + 40, left : left + 60]
         np.testing.assert_array_equal(place[22:36, 12:28], sample.image[22:36, 12:28])  # inside the box
         assert (place[30, 10] != sample.image[30, 10]).any()  # its line
+        assert (place[:20, 10:30] != sample.image[:20, 10:30]).any()  # its name above it,
+        np.testing.assert_array_equal(place[:20, 42:], sample.image[:20, 42:])  # without a score

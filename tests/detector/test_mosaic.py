@@ -120,6 +120,16 @@ def test_both_mirrored_and_unmirrored_partners_come():
     assert lefts == {0.0, 16.0}
 
 
+def test_the_crop_of_a_grown_partner_is_drawn_in_both_directions():
+    """Scaled by 1.5 there are 10 pixels too many, so it starts at 0 to 9 in x and in y."""
+    image = flat_tile(0, (20, 20))
+    partner = sample_of((20, 20), [(8, 8, 12, 12)], [0])  # in the middle: mirrored it is the same
+    boxes = [mix_up(image, partner, scale=(1.5, 1.5), rng=np.random.default_rng(seed)).boxes[0] for seed in range(300)]
+    for axis in (0, 1):
+        assert {float(box[axis]) for box in boxes} == {12.0 - start for start in range(10)}
+    assert len({(float(box[0]), float(box[1])) for box in boxes}) > 60
+
+
 def test_boxes_of_the_image_come_first_and_are_unchanged():
     image, partner = sample_of((30, 30), [(1, 2, 9, 8)], [0]), sample_of((30, 30), [(3, 3, 20, 20)], [1])
     mixed = mix_up(image, partner, scale=(1, 1), rng=np.random.default_rng(0))

@@ -191,6 +191,17 @@ def test_mixup_comes_as_often_as_asked(shapes):
     assert abs(mixed / possible - 0.15) < 0.06
 
 
+def test_every_annotated_image_may_be_the_partner(shapes, monkeypatch):
+    asked = set()
+    source = ImageStore(shapes, tile_size=SMALL.tile_size)
+    fitted = source.fitted
+    monkeypatch.setattr(source, "fitted", lambda index, size: asked.add(index) or fitted(index, size))
+    maker = Augmenter(source, replace(SMALL, mixup=1.0))
+    for seed in range(120):
+        maker.sample(0, Moment(), np.random.default_rng(seed))
+    assert asked == set(range(12)) - {3, 7}  # those two have no box
+
+
 def test_aspect_ratio_may_be_kept(tmp_path):
     path = tmp_path / "wide.png"
     pil.fromarray(painted((40, 80), [(20, 10, 60, 30)], [1])).save(path)

@@ -104,6 +104,16 @@ def test_boxes_fit_a_photograph_that_was_decoded_small(panorama):
     )
 
 
+def test_photographs_stay_twice_as_large_as_tiles(panorama, monkeypatch):
+    sides = []
+    monkeypatch.setattr(
+        store, "read_reduced", lambda path, *, side: sides.append(side) or read_reduced(path, side=side)
+    )
+    record = record_of(panorama, (10_000, 2500), [], [])
+    ImageStore(dataset_of([record]), tile_size=(96, 160)).stretched(0, (32, 32))
+    assert sides == [320]
+
+
 def test_ordinary_photographs_are_decoded_whole(tmp_path):
     path = tmp_path / "photo.jpg"
     pil.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)).save(path)
