@@ -19,7 +19,8 @@ class ImageRecord:
     Attributes:
         image_id: Unique in its data set; COCO's own id where there is one.
         path: The image file.
-        size: (height, width) that the annotation file states; None where it states none.
+        size: (height, width) that the annotation file states, or that boxes were computed with where they are shares
+            of it (YOLO; the image's own, upright); None where there is neither.
         boxes: (G, 4) float32 xyxy in pixels.
         labels: (G,) int64 indices into the data set's class names.
         ignored: (G,) bool; crowd, difficult or ignore regions: never trained on, never counted as missed.
