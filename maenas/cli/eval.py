@@ -342,10 +342,22 @@ def _print_one(record: dict[str, Any], analysis: Any, out: Path, *, plots: bool)
     from maenas.cli.report import console
 
     screen = console()
+    data, settings = record["data"], record["settings"]
+    height, width = settings["image_size"]
+    screen.print(
+        f"{data['name']}: {data['num_images']} images at {height}x{width}, "
+        f"scores above {settings['score_threshold']:g}",
+        markup=False,
+        soft_wrap=True,
+    )
     screen.print(_overall_table(record))
     screen.print(_class_table(record))
     screen.print(_error_table(record))
     best = record["best"]
+    if not record["metrics"]["num_detections"]:
+        screen.print(
+            f"nothing was found at scores above {settings['score_threshold']:g}; a lower --score may show more"
+        )
     if best is not None:
         screen.print(
             f"best score threshold {best['score_threshold']:.3f}: precision {_points(best['precision'])}, "
@@ -374,15 +386,10 @@ def _print_conditions(screen: Any, record: dict[str, Any]) -> None:  # noqa: ANN
 
 
 def _overall_table(record: dict[str, Any]) -> Any:  # noqa: ANN401
-    from rich.markup import escape
     from rich.table import Table
 
-    metrics, data, settings = record["metrics"], record["data"], record["settings"]
-    height, width = settings["image_size"]
-    title = (
-        f"{data['name']}: {data['num_images']} images at {height}x{width}, scores above {settings['score_threshold']:g}"
-    )
-    table = Table(title=escape(title), title_justify="left")
+    metrics = record["metrics"]
+    table = Table()
     table.add_column("objects")
     for heading in ("boxes", "AP", "AP50", "AP75", "AR1", "AR10", "AR100"):
         table.add_column(heading, justify="right")

@@ -164,6 +164,12 @@ def test_results_need_a_new_folder_or_force(maenas, seer, cells, tmp_path):
     assert not (tmp_path / "out/worst.png").exists() and (tmp_path / "out/bars.png").exists()
 
 
+def test_nothing_found_says_what_to_try(maenas, seer, cells):
+    code, out, _ = maenas(seer, "--data", cells, "--score", "1", "--no-plots")
+    assert code == 0 and "nothing was found at scores above 1; a lower --score may show more" in out
+    assert "best score threshold" not in out
+
+
 def test_several_models_side_by_side(maenas, seer, cells, monkeypatch):
     blind = Seer()
     blind.detect = lambda images, **options: [found(size=images.shape[2:]) for _ in images]
