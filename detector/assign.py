@@ -32,8 +32,8 @@ class Assigner(Protocol):
             targets: Ground truth; images without a box and G = 0 are fine.
 
         Returns:
-            At most one box for each point. Predictions that are not finite raise nothing: they are the last to be
-            chosen, and have quality 0. The losses show them.
+            At most one box for each point. Predictions that are not finite raise nothing: such a box overlaps nothing,
+            and a point with such a score is the last to be chosen. The losses show them.
         """
 
 

@@ -62,7 +62,7 @@ def entries(yolo_python: str | None, *, threads: int, ablate: list[str]) -> list
     return rows
 
 
-def measure(rows: list[Entry], rounds: int) -> list[dict[str, Any]]:
+def measure(rows: list[Entry], *, rounds: int, clock: str) -> list[dict[str, Any]]:
     """Median and smallest seconds of each row's steps, the rows taking turns."""
     # Started one after the other: warming up side by side would take each other's time.
     workers, params = [], []
@@ -73,9 +73,9 @@ def measure(rows: list[Entry], rounds: int) -> list[dict[str, Any]]:
     seconds: list[list[float]] = [[] for _ in rows]
     for _ in range(rounds):
         for worker, found in zip(workers, seconds, strict=True):
-            found.append(float(ask(worker, "step")))
+            found.append(seconds_of(ask(worker, "step"), clock))
     losses = [
-        min(float(ask(worker, "loss")) for _ in range(5)) if entry.network != "YOLO11n" else None
+        min(seconds_of(ask(worker, "loss"), clock) for _ in range(5)) if entry.network != "YOLO11n" else None
         for entry, worker in zip(rows, workers, strict=True)
     ]
     for worker in workers:
@@ -96,6 +96,11 @@ def measure(rows: list[Entry], rounds: int) -> list[dict[str, Any]]:
     ]
 
 
+def seconds_of(answer: str, clock: str) -> float:
+    """One of the two times in an answer."""
+    return float(answer.split()[("wall", "cpu").index(clock)])
+
+
 def ask(worker: subprocess.Popen[str], line: str | None = None) -> str:
     """Send a line and wait for the answer."""
     assert worker.stdin is not None and worker.stdout is not None
@@ -113,11 +118,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--yolo-python", help="Python of an environment with Ultralytics; without it, ours alone")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu, with one thread, where others use the machine too",
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--ablate", nargs="*", default=[], metavar="NETWORK", help="time variants of these instead")
     parser.add_argument("--out", type=Path, default=HERE / "results.csv")
     arguments = parser.parse_args()
-    rows = measure(entries(arguments.yolo_python, threads=arguments.threads, ablate=arguments.ablate), arguments.rounds)
+    chosen = entries(arguments.yolo_python, threads=arguments.threads, ablate=arguments.ablate)
+    rows = measure(chosen, rounds=arguments.rounds, clock=arguments.clock)
     with arguments.out.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -125,6 +137,7 @@ def main() -> None:
     conditions = {
         "machine": platform.processor() or platform.machine(),
         "threads": arguments.threads,
+        "clock": arguments.clock,
         "torch": version("torch"),
         "batch_size": BATCH_SIZE,
         "rounds": arguments.rounds,

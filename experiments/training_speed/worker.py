@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from problem import NUM_CLASSES, make_boxes, make_images, serve
+from problem import NUM_CLASSES, make_boxes, make_images, serve, timed
 from torch import Tensor
 
 from detector.cpu_memory import keep_freed_memory
@@ -44,26 +43,22 @@ def main() -> None:
     def loss_of(output: HeadOutput) -> Tensor:
         return criterion(output, targets, strides=model.strides, num_classes=NUM_CLASSES).total
 
-    def step() -> float:
-        started = time.perf_counter()
+    def step() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.get("bf16", False)):
             output = network(images)
         optimizer.zero_grad(set_to_none=True)
         loss_of(output).backward()
         optimizer.step()
-        return time.perf_counter() - started
 
-    def loss_alone() -> float:
+    def loss_alone() -> str:
         """Assignment and losses, forward and backward down to the logits."""
         with torch.no_grad():
             output = network(images)
         leaves = [value.detach().requires_grad_() for value in (output.cls_logits, output.box_logits)]
-        started = time.perf_counter()
-        loss_of(HeadOutput(*leaves, output.level_shapes)).backward()
-        return time.perf_counter() - started
+        return timed(lambda: loss_of(HeadOutput(*leaves, output.level_shapes)).backward())
 
     num_params = sum(value.numel() for value in model.parameters())
-    serve({"step": step, "loss": loss_alone}, num_params=num_params)
+    serve({"step": lambda: timed(step), "loss": loss_alone}, num_params=num_params)
 
 
 if __name__ == "__main__":
