@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from maenas.errors import ProfileError
 from maenas.extras import require
-from maenas.lowering.op import ACTIVATIONS, OP_KINDS, Op
+from maenas.latency.kernel_features import Scale, Sizes, feature_columns, sizes_of_all, sizes_of_one, take
+from maenas.lowering.op import Op
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -71,31 +72,6 @@ class Roofline(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Sizes:
-    """Operators as columns of one length."""
-
-    form: NDArray[np.int64]  # (n, 6): kind, depthwise, kernel, stride, activation, residual
-    in_channels: Floats
-    out_channels: Floats
-    in_pixels: Floats
-    out_pixels: Floats
-    aspect: Floats
-    flops: Floats
-    traffic: Floats
-    weights: Floats
-
-    @property
-    def log_box(self) -> Floats:
-        """(n, 7) logarithms of the sizes whose measured range bounds what is called known."""
-        ratio = self.in_channels / self.out_channels
-        return np.log(
-            np.column_stack(
-                [self.in_channels, self.out_channels, self.in_pixels, self.aspect, ratio, self.flops, self.traffic]
-            )
-        )
-
-
-@dataclass(frozen=True, eq=False)
 class KernelModel:
     """A fitted predictor; made by `fit_kernel_model`.
 
@@ -132,7 +108,7 @@ class KernelModel:
             if isinstance(ops, Op)
             else (len(ops),)
         )
-        sizes = _sizes_of_one(ops, self) if isinstance(ops, Op) else _sizes_of_all(ops, self)
+        sizes = sizes_of_one(ops, self) if isinstance(ops, Op) else sizes_of_all(ops, self)
         log_ms = self._learners.log_ms(sizes, self.roofline)
         sigma = self._sigmas[np.searchsorted(self._sigma_edges, log_ms)]
         unseen, beyond = self._distance(sizes)
@@ -140,7 +116,7 @@ class KernelModel:
         outside = unseen | (beyond > _EDGE)
         return KernelPrediction(np.exp(log_ms).reshape(shape), sigma.reshape(shape), outside.reshape(shape))
 
-    def _distance(self, sizes: _Sizes) -> tuple[Flags, Floats]:
+    def _distance(self, sizes: Sizes) -> tuple[Flags, Floats]:
         """Whether the form is unmeasured, and the largest log distance from the measured range (the form's, or all)."""
         unseen, beyond = np.zeros(len(sizes.flops), dtype=np.bool_), np.zeros(len(sizes.flops))
         if not len(unseen):
@@ -188,9 +164,9 @@ def fit_kernel_model(
     for name, value in (("flops_per_s", flops_per_s), ("bytes_per_s", bytes_per_s)):
         if value is not None and not 0 < value < np.inf:
             raise ProfileError(f"{name} is {value!r}; expected a positive number, or None to fit it")
-    sizes = _sizes_of_all(ops, _Scale(batch, precision_bytes))
-    order = np.lexsort((times, *_features(sizes).T))  # so that the order of the input cannot matter
-    sizes, times = _take(sizes, order), times[order]
+    sizes = sizes_of_all(ops, Scale(batch, precision_bytes))
+    order = np.lexsort((times, *feature_columns(sizes).T))  # so that the order of the input cannot matter
+    sizes, times = take(sizes, order), times[order]
     roofline = _fit_roofline(sizes, times, flops_per_s, bytes_per_s)
     log_ms = np.log(times)
     learners = _fit_learners(sizes, log_ms, roofline, seed)
@@ -236,18 +212,18 @@ class _Learners:
     forest: Any
     used: Flags
 
-    def log_ms(self, sizes: _Sizes, roofline: Roofline) -> Floats:
+    def log_ms(self, sizes: Sizes, roofline: Roofline) -> Floats:
         if not len(sizes.flops):
             return np.zeros(0)
-        features = _features(sizes)[:, self.used]
+        features = feature_columns(sizes)[:, self.used]
         boosted = np.mean([model.predict(features) for model in self.boosted], axis=0)
         factor: Floats = (boosted + self.forest.predict(features)) / 2
         return factor + np.log(roofline.ms(sizes.flops, sizes.traffic))
 
 
-def _fit_learners(sizes: _Sizes, log_ms: Floats, roofline: Roofline, seed: int) -> _Learners:
+def _fit_learners(sizes: Sizes, log_ms: Floats, roofline: Roofline, seed: int) -> _Learners:
     ensemble = require("sklearn.ensemble", extra="profile", purpose="a kernel model")
-    features = _features(sizes)
+    features = feature_columns(sizes)
     used = np.ptp(features, axis=0) > 0
     used[0] |= not used.any()  # every operator alike: trees still want a column
     factor = log_ms - np.log(roofline.ms(sizes.flops, sizes.traffic))
@@ -270,17 +246,17 @@ def _fit_learners(sizes: _Sizes, log_ms: Floats, roofline: Roofline, seed: int) 
     return _Learners(boosted, forest, used)
 
 
-def _cross_validate(sizes: _Sizes, log_ms: Floats, roofline: Roofline, seed: int, folds: int) -> Floats:
+def _cross_validate(sizes: Sizes, log_ms: Floats, roofline: Roofline, seed: int, folds: int) -> Floats:
     """Log milliseconds of each measurement by a model that saw no measurement of that operator."""
-    _, operator = np.unique(_features(sizes), axis=0, return_inverse=True)
+    _, operator = np.unique(feature_columns(sizes), axis=0, return_inverse=True)
     operator = operator.reshape(-1)
     fold = np.random.default_rng(seed).permutation(int(operator.max()) + 1)[operator] % folds
     held_out = np.empty_like(log_ms)
     for number in range(folds):
         rest, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         if len(rest) and len(test):
-            learners = _fit_learners(_take(sizes, rest), log_ms[rest], roofline, seed)
-            held_out[test] = learners.log_ms(_take(sizes, test), roofline)
+            learners = _fit_learners(take(sizes, rest), log_ms[rest], roofline, seed)
+            held_out[test] = learners.log_ms(take(sizes, test), roofline)
         else:  # nothing but repeats of one operator
             held_out[test] = log_ms.mean()
     return held_out
@@ -297,7 +273,7 @@ def _sigma_bins(held_out: Floats, log_ms: Floats) -> tuple[Floats, Floats]:
     return edges, np.sqrt(np.array(sigmas))
 
 
-def _fit_roofline(sizes: _Sizes, ms: Floats, flops_per_s: float | None, bytes_per_s: float | None) -> Roofline:
+def _fit_roofline(sizes: Sizes, ms: Floats, flops_per_s: float | None, bytes_per_s: float | None) -> Roofline:
     """Non-negative least squares on relative errors; given rates are taken as they are."""
     from scipy.optimize import nnls
 
@@ -312,7 +288,7 @@ def _fit_roofline(sizes: _Sizes, ms: Floats, flops_per_s: float | None, bytes_pe
     return Roofline(start_ms, ms_per_flop, ms_per_byte, least_ms=float(ms.min()) * 1e-3)
 
 
-def _measured_ranges(sizes: _Sizes) -> dict[tuple[int, ...], tuple[Floats, Floats]]:
+def _measured_ranges(sizes: Sizes) -> dict[tuple[int, ...], tuple[Floats, Floats]]:
     """Lowest and highest `log_box` of each form, and of all under ()."""
     box = sizes.log_box
     ranges: dict[tuple[int, ...], tuple[Floats, Floats]] = {(): (box.min(axis=0), box.max(axis=0))}
@@ -320,113 +296,6 @@ def _measured_ranges(sizes: _Sizes) -> dict[tuple[int, ...], tuple[Floats, Float
         at = (sizes.form == form).all(axis=1)
         ranges[tuple(form.tolist())] = (box[at].min(axis=0), box[at].max(axis=0))
     return ranges
-
-
-def _features(sizes: _Sizes) -> Floats:
-    """(n, features) of the trees; some may be the same for all operators."""
-    kind, depthwise, kernel, stride, activation, residual = sizes.form.T
-    fan_in = np.where(depthwise, 1, sizes.in_channels) * kernel**2
-    logs = [
-        *map(np.log, (sizes.in_channels, sizes.out_channels, sizes.in_pixels, sizes.out_pixels)),
-        *map(np.log, (fan_in, sizes.flops, sizes.traffic, sizes.weights)),
-    ]
-    other = [
-        np.log(sizes.flops / sizes.traffic),
-        np.log(sizes.in_channels / sizes.out_channels),
-        np.log(sizes.aspect),
-        sizes.in_channels % 8 == 0,
-        sizes.in_channels % 16 == 0,
-        sizes.out_channels % 8 == 0,
-        sizes.out_channels % 16 == 0,
-        _padding(sizes.out_channels, 64),
-        _padding(sizes.out_channels, 128),
-        _padding(fan_in, 32),
-        _padding(sizes.out_pixels, 64),
-        _padding(sizes.out_pixels, 128),
-        *(
-            np.ceil(sizes.out_pixels / rows) * np.ceil(sizes.out_channels / columns)  # tiles of a matrix product
-            for rows, columns in ((64, 64), (128, 64), (128, 128))
-        ),
-    ]
-    form = [
-        kernel,
-        stride,
-        depthwise,
-        residual,
-        *(kind == number for number in range(len(OP_KINDS))),
-        *(activation == number for number in range(len(ACTIVATIONS))),
-    ]
-    return np.column_stack([*logs, *other, *form]).astype(np.float64)
-
-
-def _padding(values: Floats, multiple: int) -> Floats:
-    """Log of how much more work there is when `values` are filled up to a multiple."""
-    return np.log(np.ceil(values / multiple) * multiple / values)
-
-
-class _Scale(NamedTuple):
-    batch: int
-    precision_bytes: int
-
-
-def _sizes_of_all(ops: Sequence[Op], scale: _Scale | KernelModel) -> _Sizes:
-    for number, op in enumerate(ops):
-        if np.ndim(op.in_channels) or np.ndim(op.out_channels):
-            raise ProfileError(
-                f"kernel {number} ({op.name or op.kind}): channels are arrays; expected plain numbers in a sequence"
-            )
-    columns = np.array(
-        [(*_form(op), op.in_channels, op.out_channels, *op.in_size, *op.out_size) for op in ops], dtype=np.int64
-    )
-    return _sizes(columns.reshape(len(ops), 12), scale)
-
-
-def _sizes_of_one(op: Op, scale: _Scale | KernelModel) -> _Sizes:
-    in_channels, out_channels = np.broadcast_arrays(op.in_channels, op.out_channels)
-    columns = np.empty((in_channels.size, 12), dtype=np.int64)
-    columns[:, :6] = _form(op)
-    columns[:, 6], columns[:, 7] = in_channels.ravel(), out_channels.ravel()
-    columns[:, 8:] = (*op.in_size, *op.out_size)
-    return _sizes(columns, scale)
-
-
-def _form(op: Op) -> tuple[int, ...]:
-    for name, value, known in (("kind", op.kind, OP_KINDS), ("activation", op.activation, ACTIVATIONS)):
-        if value not in known:
-            raise ProfileError(f"{name} of a kernel is {value!r}; expected one of {', '.join(known)}")
-    kind, activation = OP_KINDS.index(op.kind), ACTIVATIONS.index(op.activation)
-    return kind, int(op.depthwise), op.kernel_size, op.stride, activation, int(op.residual)
-
-
-def _sizes(columns: NDArray[np.int64], scale: _Scale | KernelModel) -> _Sizes:
-    """From columns of the form, both channels, and the heights and widths of input and output."""
-    small = np.flatnonzero((columns[:, [2, 3, *range(6, 12)]] < 1).any(axis=1))
-    if len(small):
-        raise ProfileError(f"kernel {small[0]} has a kernel, stride, channel or map size below 1; expected at least 1")
-    kind, depthwise, kernel, _, _, residual = columns[:, :6].T
-    in_c, out_c, in_h, in_w, out_h, out_w = columns[:, 6:].T.astype(np.float64)
-    conv, gate = kind == OP_KINDS.index("conv"), kind == OP_KINDS.index("se")
-    fan_in = np.where(depthwise, 1, in_c) * kernel**2
-    in_pixels, out_pixels = in_h * in_w * scale.batch, out_h * out_w * scale.batch
-    weights = np.where(conv, fan_in * out_c, np.where(gate, in_c**2 / 2, 0.0))
-    flops = np.where(conv, 2 * fan_in, kernel**2) * out_c * out_pixels
-    inputs = np.where(kind == OP_KINDS.index("add"), 2, 1) * in_c * in_pixels
-    values = inputs + (1 + residual) * out_c * out_pixels + weights
-    return _Sizes(
-        form=columns[:, :6],
-        in_channels=in_c,
-        out_channels=out_c,
-        in_pixels=in_pixels,
-        out_pixels=out_pixels,
-        aspect=in_h / in_w,
-        flops=flops,
-        traffic=values * scale.precision_bytes,
-        weights=np.maximum(weights, 1.0),
-    )
-
-
-def _take(sizes: _Sizes, rows: NDArray[np.int64]) -> _Sizes:
-    return _Sizes(**{name: getattr(sizes, name)[rows] for name in _Sizes.__dataclass_fields__})
 
 
 def _check(ops: Sequence[Op], ms: Floats, folds: int) -> None:

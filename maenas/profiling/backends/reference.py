@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from maenas.files import write_bytes_atomically
-from maenas.profiling.probes import Builder
+from maenas.profiling.network_builder import Builder
 
 _SIDE = 256
 
