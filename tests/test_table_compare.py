@@ -79,6 +79,7 @@ def test_header_differences_are_dotted(tmp_path):
         ({"batch": 8}, "batch is 1 and 8"),
         ({"backend": "onnxruntime"}, 'backend is "openvino" and "onnxruntime"'),
         ({"fingerprint": "ba9876543210"}, 'fingerprint is "0123456789ab" and "ba9876543210"'),
+        ({"device": "another GPU"}, 'device is ".*" and "another GPU"'),
         ({"ignores": ["activation"]}, r'ignores is \[\] and \["activation"\]'),
     ],
 )

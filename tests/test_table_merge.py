@@ -82,6 +82,7 @@ def test_measurements_without_sigma_count_alike(tmp_path):
         ({"backend_version": "0.2"}, 'backend_version is "0.1" and "0.2"'),
         ({"backend": "onnxruntime", "batch": 2}, 'backend is "openvino" and "onnxruntime"; batch is 1 and 2'),
         ({"fingerprint": "ba9876543210"}, 'fingerprint is "0123456789ab" and "ba9876543210"'),
+        ({"device": "another GPU"}, 'device is ".*" and "another GPU"'),
         ({"ignores": ["residual"]}, r'ignores is \[\] and \["residual"\]'),
     ],
 )

@@ -26,19 +26,26 @@ PERCENTILES = (25, 50, 90, 95, 99)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
+    from maenas.profiling.backends import BACKENDS
+
     parser.add_argument(
         "models", metavar="MODEL", nargs="+", help=".onnx file, ours or another's, or an export's folder"
     )
     parser.add_argument(
         "--backend",
         nargs="+",
-        choices=["openvino", "onnxruntime", "tensorrt"],
+        choices=list(BACKENDS),
         help="runtimes (default: openvino and onnxruntime, as installed)",
     )
     parser.add_argument("--threads", nargs="+", type=int, default=[1], metavar="N", help="threads (default: 1)")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images per run (default: 1)")
     parser.add_argument("--image-size", metavar="HxW", help="size of images, for files that leave it open")
-    parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32", help="arithmetic (default: fp32)")
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "fp16", "bf16"],
+        default="fp32",
+        help="arithmetic of files that are not quantised; those run in int8 (default: fp32)",
+    )
     parser.add_argument(
         "--nms",
         choices=["both", "with", "without"],
@@ -64,6 +71,7 @@ class _Model:
         label: As it is shown.
         path: The file.
         form: `raw`, `decoded` or `nms` for exports of ours, else `foreign`.
+        quantised: Whether it runs in whole numbers.
         digest: Of the structure, for exports of ours.
         sha256: Of the file.
     """
@@ -71,6 +79,7 @@ class _Model:
     label: str
     path: Path
     form: str
+    quantised: bool
     digest: str | None
     sha256: str
 
@@ -86,17 +95,20 @@ class _Line:
 
 @dataclass(frozen=True)
 class _PinnedEntry:
-    """An entry whose threads stay on as many cores while it is open."""
+    """An entry whose threads stay on as many cores while it is open; None: on an accelerator, they go anywhere."""
 
     key: str
     inner: Entry
-    threads: int
+    threads: int | None
 
     def open(self) -> AbstractContextManager[OpenEntry]:
         """Pin first: threads that the runtime starts inherit it."""
-        from maenas.profiling.host import pin
+        from maenas.profiling.host import pin, unpin
 
-        pin(self.threads)
+        if self.threads is None:
+            unpin()
+        else:
+            pin(self.threads)
         return self.inner.open()
 
 
@@ -183,9 +195,9 @@ def _model(path: Path) -> _Model:
 
     from maenas.profiling.backends.model_file import read_model_file
 
-    metadata = read_model_file(path).metadata
+    file = read_model_file(path)
     try:
-        card = json.loads(metadata.get(METADATA_KEY, "null"))
+        card = json.loads(file.metadata.get(METADATA_KEY, "null"))
     except ValueError:
         card = None
     ours = card if isinstance(card, dict) else {}
@@ -196,6 +208,7 @@ def _model(path: Path) -> _Model:
         label=str(path),
         path=path,
         form=str(ours.get("form", "foreign")),
+        quantised=file.quantised,
         digest=None if digest is None else str(digest),
         sha256=sha256,
     )
@@ -203,6 +216,7 @@ def _model(path: Path) -> _Model:
 
 def _lines(models: list[_Model], arguments: argparse.Namespace) -> list[_Line]:
     """Every file in every runtime with every number of threads."""
+    from maenas.cli.detector import bundled
     from maenas.profiling.backends import open_backend
     from maenas.profiling.host import pin
 
@@ -213,17 +227,25 @@ def _lines(models: list[_Model], arguments: argparse.Namespace) -> list[_Line]:
     for threads in thread_counts:
         # Asks for the cores now, not after minutes of measuring.
         pin(threads)
-    backends = [
-        open_backend(name, threads=threads, precision=arguments.precision, batch=arguments.batch)
-        for name in dict.fromkeys(names)
-        for threads in thread_counts
-    ]
+    precisions = {model.quantised: "int8" if model.quantised else arguments.precision for model in models}
+    backends = {
+        quantised: [
+            open_backend(name, threads=threads, precision=precision, batch=arguments.batch, bridge=bundled)
+            for name in dict.fromkeys(names)
+            for threads in thread_counts
+        ]
+        for quantised, precision in precisions.items()
+    }
     for model in models:
-        for backend in backends:
+        for backend in backends[model.quantised]:
             key = f"{model.label} in {backend.name} with {backend.threads} threads"
             entry = backend.entry(model.path, key=key, layers=False, image_size=size)
-            lines.append(_Line(model, backend, _PinnedEntry(key, entry, backend.threads)))
+            lines.append(_Line(model, backend, _PinnedEntry(key, entry, _pinned_threads(backend))))
     return lines
+
+
+def _pinned_threads(backend: Backend) -> int | None:
+    return None if backend.accelerator else backend.threads
 
 
 def _installed() -> list[str]:
@@ -252,21 +274,22 @@ def _measure(lines: list[_Line], settings: Settings) -> list[Record]:
     import tempfile
     from pathlib import Path
 
+    from maenas.cli.detector import bundled
     from maenas.profiling.backends import open_backend
     from maenas.profiling.backends.reference import write_reference
     from maenas.profiling.harness import run_campaign
 
     first = min((line.backend for line in lines), key=lambda backend: backend.threads)
-    on_cpu = all(line.backend.name != "tensorrt" for line in lines)
+    on_cpu = not any(line.backend.accelerator for line in lines)
     with tempfile.TemporaryDirectory(prefix="maenas-") as folder, _progress() as progress:
         write_reference(Path(folder) / "reference.onnx")
-        backend = open_backend(first.name, threads=first.threads)
+        backend = open_backend(first.name, threads=first.threads, bridge=bundled)
         inner = backend.entry(Path(folder) / "reference.onnx", key="reference", layers=False)
         return run_campaign(
             [line.entry for line in lines],
             settings=settings,
             journal=Path(folder) / "journal.jsonl",
-            reference=_PinnedEntry("reference", inner, first.threads),
+            reference=_PinnedEntry("reference", inner, _pinned_threads(first)),
             progress=progress,
             threads=max(line.backend.threads for line in lines) if on_cpu else None,
         )
@@ -357,7 +380,9 @@ def _print(report: dict[str, Any], out: Path | None) -> None:
     from maenas.cli.report import console
 
     host = report["host"]
-    title = f"{host['cpu']}, {host['physical_cores']} cores; ms per run over {report['lines'][0]['passes']} passes"
+    devices = {row["device"]: None for row in report["lines"] if row["device"] != host["cpu"]}
+    cores = f"{host['cpu']}, {host['physical_cores']} cores"
+    title = f"{', '.join([*devices, cores])}; ms per run over {report['lines'][0]['passes']} passes"
     table = Table(title=escape(title), title_justify="left")
     for heading in ("model", "form", "runtime"):
         table.add_column(heading, overflow="fold")
@@ -370,7 +395,8 @@ def _print(report: dict[str, Any], out: Path | None) -> None:
         table.add_row(
             escape(Path(row["model"]).name if unique else row["model"]),
             row["form"],
-            f"{row['backend']} {row['backend_version']}",
+            f"{row['backend']} {row['backend_version']}"
+            + ("" if row["precision"] == "fp32" else f" {row['precision']}"),
             str(row["threads"]),
             str(row["batch"]),
             *(f"{row[f'{name}_ms']:.2f}" for name in ("p50", "p90", "p95", "p99", "min")),

@@ -21,9 +21,10 @@ EXAMPLE = "maenas profile --backend openvino --space mob --threads 1 --name my-l
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument(
-        "--backend", required=True, choices=["openvino", "onnxruntime", "tensorrt"], help="runtime to measure"
-    )
+    from maenas.profiling.backends import BACKENDS, PRECISIONS
+
+    measurable = [name for name in BACKENDS if not name.endswith("-compiled")]
+    parser.add_argument("--backend", required=True, choices=measurable, help="runtime to measure")
     parser.add_argument("--name", required=True, metavar="NAME", help="name of the new table")
     what = parser.add_argument_group("what the table is for")
     what.add_argument(
@@ -35,7 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--image-size", metavar="N[xM]", help="input height x width (default: each space's)")
     what.add_argument("--num-classes", type=int, metavar="N", help="object classes (default: the spaces', 80)")
     what.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of one inference (default: 1)")
-    what.add_argument("--precision", choices=["fp32", "fp16"], default="fp32", help="default: fp32")
+    what.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the arithmetic (default: fp32)")
+    what.add_argument(
+        "--quantised", nargs="+", metavar="FILE", help="quantised ONNX files to measure, for --precision int8"
+    )
     how = parser.add_argument_group("how much is measured")
     how.add_argument("--quick", action="store_true", help="2 to 3 minutes, not 10 to 15: fewer networks, two passes")
     how.add_argument("--networks", type=int, metavar="N", help="networks whose layers are timed")
@@ -98,6 +102,8 @@ def _question(arguments: argparse.Namespace) -> Question:
     settings = Settings(seed=arguments.seed, force=arguments.force)
     if arguments.quick:
         settings = replace(settings, passes=2, extra_passes=1, min_seconds=0.3, min_runs=5)
+    if arguments.quantised and arguments.networks is not None:
+        raise ProfileError("--networks counts random networks, which --quantised replaces; expected one of the two")
     return Question(
         spaces=spaces,
         backend=arguments.backend,
@@ -105,8 +111,9 @@ def _question(arguments: argparse.Namespace) -> Question:
         precision=arguments.precision,
         sizes=sizes,
         settings=settings,
-        test=_published(spaces, quick=arguments.quick),
+        test=_published(spaces, quick=arguments.quick or bool(arguments.quantised)),
         foreign=tuple(Path(name) for name in arguments.foreign or ()),
+        quantised=tuple(Path(name) for name in arguments.quantised or ()),
     )
 
 
@@ -131,6 +138,7 @@ def _measured(question: Question, target: Path, work: Path, export: Exporter, *,
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+    from maenas.cli.detector import bundled
     from maenas.profiling.profile import run_profile
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
@@ -146,7 +154,14 @@ def _measured(question: Question, target: Path, work: Path, export: Exporter, *,
             bars.update(timing, completed=done, total=total, left=left, description=f"timing {key}"[:40])
 
         return run_profile(
-            question, target=target, work=work, export=export, force=force, exporting=exported, measuring=timed
+            question,
+            target=target,
+            work=work,
+            export=export,
+            bridge=bundled,
+            force=force,
+            exporting=exported,
+            measuring=timed,
         )
 
 
@@ -166,7 +181,8 @@ def _report(folder: Path, fitted: Fit, *, as_json: bool) -> None:
         f"{role}: {group}": errors_of([row for row in rows if (row.role, row.group) == (role, group)])
         for role, group in sorted({(row.role, row.group) for row in rows if row.role != "kernels"})
     }
-    parts["test: all"] = errors_of([row for row in rows if row.role == "test"])
+    if any(row.role == "test" for row in rows):
+        parts["test: all"] = errors_of([row for row in rows if row.role == "test"])
     if as_json:
         record = {
             "folder": str(folder),

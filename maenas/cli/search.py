@@ -117,7 +117,7 @@ def _search_measured(request: Request, run_dir: Path, *, force: bool) -> Measure
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from maenas.cli.detector import exporter
+    from maenas.cli.detector import bundled, exporter
     from maenas.errors import BudgetError
     from maenas.measured_search import search_measured
     from maenas.profiling.device import LocalDevice
@@ -132,6 +132,7 @@ def _search_measured(request: Request, run_dir: Path, *, force: bool) -> Measure
             table=request.goal.table,
             folder=run_dir / "measured",
             export=exporter(seed=0),
+            bridge=bundled,
             settings=Settings(force=force, min_seconds=1.0),
             progress=lambda done, total, left, key: bars.update(
                 task, completed=done, total=total, description="timing"

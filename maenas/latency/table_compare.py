@@ -62,8 +62,10 @@ def kind_of_row(row: TableRow) -> str:
 
 def differing_conditions(first: LatencyTable, second: LatencyTable) -> list[str]:
     """Conditions that two tables do not share, each with both values; of tables that do not compare."""
-    names = ["backend", "backend_version", "precision", "batch", "threads", "ignores"]
-    names.insert(0, "fingerprint" if first.fingerprint or second.fingerprint else "device")
+    names = ["device", "backend", "backend_version", "precision", "batch", "threads", "ignores"]
+    if first.fingerprint or second.fingerprint:
+        # The machine around an accelerator; of a CPU, the name alone says too little.
+        names.insert(0, "fingerprint")
     values = [(name, getattr(first, name), getattr(second, name)) for name in names]
     return [f"{name} is {_shown(one)} and {_shown(other)}" for name, one, other in values if one != other]
 

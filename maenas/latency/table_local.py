@@ -15,7 +15,10 @@ PACKAGES = {
     "openvino": ("openvino",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
-    "torch": ("torch",),
+    "torch-cpu": ("torch",),
+    "torch-cuda": ("torch",),
+    "torch-cpu-compiled": ("torch",),
+    "torch-cuda-compiled": ("torch",),
 }
 """Backend to the distributions that may bring it."""
 

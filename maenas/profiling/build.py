@@ -27,6 +27,7 @@ class Conditions:
     """Under which conditions a campaign ran; what a table's header states.
 
     Attributes:
+        device: The processor or accelerator as the runtime names it.
         host: The machine (`maenas.profiling.host.describe_host`).
         fingerprint: Twelve hex digits of what decides its speed.
         backend: Runtime.
@@ -40,6 +41,7 @@ class Conditions:
         reference_ms: Time of the reference kernel.
     """
 
+    device: str
     host: Mapping[str, Any]
     fingerprint: str
     backend: str
@@ -85,7 +87,7 @@ def table_header(
     )
     return {
         "aliases": [],
-        "device": str(conditions.host.get("cpu", "unknown processor")),
+        "device": conditions.device,
         "device_detail": {},
         "backend": conditions.backend,
         "backend_version": conditions.backend_version,

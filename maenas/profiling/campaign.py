@@ -48,6 +48,9 @@ class Sizes:
     max_gflops: float = 25.0
 
 
+MIN_GIVEN = 3
+"""Quantised files that a table needs."""
+
 QUICK = Sizes(space_networks=7, probes=3, light_probes=2, calibration=5, test=5)
 
 
@@ -58,7 +61,8 @@ class Network:
     Attributes:
         key: Its name, also that of its file.
         role: What its timings are used for.
-        group: Where it comes from: the space's name, `probe`, `light probe`, `published` or `foreign`.
+        group: Where it comes from: the space's name, `probe`, `light probe`, `published`,
+            `foreign` or `quantised`.
         path: Its ONNX file.
         structure: Its structure, where it is a detector of ours.
     """
@@ -134,6 +138,24 @@ def _network(structure: Structure, role: Role, group: str, folder: Path) -> Netw
     return Network(key, role, group, folder / f"{key}.onnx", structure)
 
 
+def given_networks(quantised: Sequence[Path], *, foreign: Iterable[Path] = ()) -> list[Network]:
+    """The networks of a campaign of given quantised files: their layers are timed, and their whole latencies count.
+
+    Raises:
+        ProfileError: Too few files, or two of one name.
+    """
+    if len(quantised) < MIN_GIVEN:
+        raise ProfileError(
+            f"{len(quantised)} quantised files are given; expected {MIN_GIVEN} or more, each predicted from the others"
+        )
+    networks = [Network(path.stem, "kernels", "quantised", path) for path in quantised]
+    networks += [Network(path.stem, "foreign", "foreign", path) for path in foreign]
+    for network in networks:
+        if sum(network.key == other.key for other in networks) > 1:
+            raise ProfileError(f"{network.path}: another file is called {network.key} too; expected different names")
+    return networks
+
+
 def smallest_flops(space: SearchSpace) -> float:
     """FLOPs of the smallest detector that a short draw from the space finds."""
     return min(float(num_flops(lower(structure))) for structure in random_structures(space, 30, seed=0))
@@ -151,11 +173,11 @@ def write_networks(
 
     Raises:
         OutputError: A file cannot be written.
-        ProfileError: A foreign file is not there.
+        ProfileError: A given file is not there.
     """
     for done, network in enumerate(networks):
         progress(done)
-        if network.role == "foreign":
+        if network.group in ("foreign", "quantised"):
             if not network.path.is_file():
                 raise ProfileError(f"{network.path}: not found; expected an ONNX file")
         elif not network.path.exists():

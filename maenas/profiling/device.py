@@ -9,7 +9,7 @@ from pathlib import Path
 from maenas.errors import ProfileError
 from maenas.files import make_folder
 from maenas.latency.table import LatencyTable
-from maenas.profiling.backends import open_backend
+from maenas.profiling.backends import Bridge, open_backend
 from maenas.profiling.backends.reference import write_reference
 from maenas.profiling.campaign import Exporter
 from maenas.profiling.harness import Progress, run_campaign
@@ -28,9 +28,10 @@ class LocalDevice:
         export: Writes the deployed detector of a structure as ONNX.
         settings: How to measure.
         progress: Of the measurements.
+        bridge: To the package `detector`, which runs torch.
 
     Raises:
-        ProfileError: The table is none of this machine.
+        ProfileError: The table is none of this machine, or of quantised networks.
     """
 
     table: LatencyTable
@@ -38,6 +39,7 @@ class LocalDevice:
     export: Exporter
     settings: Settings
     progress: Progress | None = None
+    bridge: Bridge | None = None
 
     def __post_init__(self) -> None:
         if self.table.provenance != "measured" or self.table.fingerprint is None:
@@ -51,6 +53,11 @@ class LocalDevice:
                 f"table {self.table.name} is of machine {self.table.fingerprint} ({self.table.device}), "
                 f"this is {here}; expected --device local"
             )
+        if self.table.precision == "int8":
+            raise ProfileError(
+                f"table {self.table.name} is of quantised networks (int8), and a search quantises none to measure; "
+                "expected a search without --measure"
+            )
 
     def time(self, structures: Sequence[Structure], *, label: str) -> list[Stats]:
         """Statistics of each network, all timed among each other.
@@ -61,11 +68,20 @@ class LocalDevice:
 
         Raises:
             DeviceBusyError: Other work spoiled a measurement in every attempt.
+            ProfileError: The table is of another accelerator than the one that is here.
         """
         make_folder(self.folder)
         backend = open_backend(
-            self.table.backend, threads=self.table.threads or 1, precision=self.table.precision, batch=self.table.batch
+            self.table.backend,
+            threads=self.table.threads or 1,
+            precision=self.table.precision,
+            batch=self.table.batch,
+            bridge=self.bridge,
         )
+        if backend.accelerator and backend.device_name != self.table.device:
+            raise ProfileError(
+                f"table {self.table.name} is of {self.table.device}, this is {backend.device_name}; expected the same"
+            )
         reference = self.folder / "reference.onnx"
         if not reference.exists():
             write_reference(reference)
@@ -75,7 +91,8 @@ class LocalDevice:
             if not path.exists():
                 self.export(structure, path)
             entries.append(backend.entry(path, key=structure.digest, layers=False))
-        pin(backend.threads)
+        if not backend.accelerator:
+            pin(backend.threads)
         records = run_campaign(
             entries,
             settings=self.settings,
@@ -90,6 +107,6 @@ class LocalDevice:
                 "threads": backend.threads,
                 "networks": [structure.digest for structure in structures],
             },
-            threads=None if backend.name == "tensorrt" else backend.threads,
+            threads=None if backend.accelerator else backend.threads,
         )
         return list(summarize(records).values())

@@ -18,11 +18,15 @@ from maenas.profiling.attribute import attribute
 from maenas.profiling.campaign import Network
 from maenas.profiling.measurement import Record, quarter
 from maenas.profiling.onnx_ops import PlacedOp, read_onnx_ops
+from maenas.profiling.overhead import without_overhead
 
 Floats = NDArray[np.float64]
 OpKey = tuple[object, ...]
 
 MEASURED, MODELLED, EXTRAPOLATED = "measured", "modelled", "extrapolated"
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+"""Bytes of one value by precision."""
+
 LINE_NETWORKS = 10
 """Calibration networks that a line needs; fewer allow a ratio only."""
 SMALLEST_MS = 1e-4
@@ -83,7 +87,7 @@ class NetworkResult:
         high_ms: Slowest pass.
         layers_ms: Sum of the runtime's own layer times, where they were taken.
         sum_ms: Sum of the operators' times.
-        predicted_ms: The line of that sum.
+        predicted_ms: The line of that sum; of given networks that of a fit to the others.
     """
 
     network: Network
@@ -159,23 +163,45 @@ def bare(op: Op) -> Op:
     return replace(op, name="", stage="", main_path=False, batch_norm=False, reparam=False, count=1)
 
 
-def fit(networks: Sequence[Network], records: Sequence[Record], *, seed: int = 0) -> Fit:
+def fit(networks: Sequence[Network], records: Sequence[Record], *, seed: int = 0, precision: str = "fp32") -> Fit:
     """Fit a table to the timings of a campaign; equal timings give equal results.
 
     Args:
         networks: The campaign's plan.
         records: Its accepted measurements.
         seed: Of the model of operators.
+        precision: Of the arithmetic.
 
     Raises:
         ProfileError: A network has no measurement, or too few are there to calibrate.
     """
-    passes = pass_times(records)
-    missing = [network.key for network in networks if network.key not in passes]
-    if missing:
-        raise ProfileError(f"{len(missing)} networks have no timing: {', '.join(missing[:4])}; resume the profile")
+    passes = complete_passes(networks, records)
     placed = {network.key: read_onnx_ops(network.path) for network in networks}
-    samples, unassigned = collect_samples(networks, placed, records)
+    times, unassigned = operator_times(networks, placed, records, seed=seed, precision=precision)
+    sums = {network.key: sum_of(network, placed[network.key], times) for network in networks}
+    chosen = [network for network in networks if network.role == "calibration"]
+    line = fit_line(
+        np.array([sums[network.key].total_ms for network in chosen]),
+        np.array([statistics.median(passes[network.key]) for network in chosen]),
+    )
+    layers = layer_totals(records)
+    results = [
+        network_result(network, sums[network.key], line, passes[network.key], layers.get(network.key))
+        for network in networks
+    ]
+    return Fit(times, line, tuple(results), unassigned)
+
+
+def operator_times(
+    networks: Sequence[Network],
+    placed: Mapping[str, Sequence[PlacedOp]],
+    records: Sequence[Record],
+    *,
+    seed: int,
+    precision: str,
+) -> tuple[OperatorTimes, float]:
+    """Times of operators from the networks of the role `kernels`, and the share of layer times left unassigned."""
+    samples, unassigned = collect_samples(networks, placed, without_overhead(records), precision=precision)
     paid = {sample.op.kind for sample in samples.values() if sample.ms > SMALLEST_MS}
     free_kinds = frozenset(sample.op.kind for sample in samples.values()) - paid
     ordered = [samples[key] for key in sorted(samples, key=repr) if samples[key].op.kind in paid]
@@ -183,39 +209,40 @@ def fit(networks: Sequence[Network], records: Sequence[Record], *, seed: int = 0
         [sample.op for sample in ordered],
         np.array([max(sample.ms, SMALLEST_MS) for sample in ordered]),
         seed=seed,
+        precision_bytes=BYTES[precision],
     )
-    times = OperatorTimes(samples, model, free_kinds)
-    sums = {network.key: _sum_of(network, placed[network.key], times) for network in networks}
-    chosen = [network for network in networks if network.role == "calibration"]
-    line = fit_line(
-        np.array([sums[network.key].total_ms for network in chosen]),
-        np.array([statistics.median(passes[network.key]) for network in chosen]),
+    return OperatorTimes(samples, model, free_kinds), unassigned
+
+
+def network_result(
+    network: Network, total: SumOfOps, line: Line, passes: Sequence[float], layers_ms: float | None
+) -> NetworkResult:
+    """A network as timed and as the line predicts it."""
+    return NetworkResult(
+        network=network,
+        num_ops=total.num_ops,
+        num_extrapolated=total.num_extrapolated,
+        extrapolated_share=total.extrapolated_share,
+        measured_ms=statistics.median(passes),
+        low_ms=min(passes),
+        high_ms=max(passes),
+        layers_ms=layers_ms,
+        sum_ms=total.total_ms,
+        predicted_ms=line(total.total_ms),
     )
-    layers = _layer_totals(records)
-    results = []
-    for network in networks:
-        total = sums[network.key]
-        results.append(
-            NetworkResult(
-                network=network,
-                num_ops=total.num_ops,
-                num_extrapolated=total.num_extrapolated,
-                extrapolated_share=total.extrapolated_share,
-                measured_ms=statistics.median(passes[network.key]),
-                low_ms=min(passes[network.key]),
-                high_ms=max(passes[network.key]),
-                layers_ms=layers.get(network.key),
-                sum_ms=total.total_ms,
-                predicted_ms=line(total.total_ms),
-            )
-        )
-    return Fit(times, line, tuple(results), unassigned)
 
 
 def collect_samples(
-    networks: Sequence[Network], placed: Mapping[str, Sequence[PlacedOp]], records: Sequence[Record]
+    networks: Sequence[Network],
+    placed: Mapping[str, Sequence[PlacedOp]],
+    records: Sequence[Record],
+    *,
+    precision: str = "fp32",
 ) -> tuple[dict[OpKey, Sample], float]:
-    """Times of operators from the layer times of the networks of the role `kernels`, and the share left unassigned."""
+    """Times of operators from the layer times of the networks of the role `kernels`, and the share left unassigned.
+
+    Convolutions that a quantised network computes in floating point all the same are no samples of int8.
+    """
     by_place: dict[tuple[str, int], list[float]] = defaultdict(list)
     unassigned = total = 0.0
     roles = {network.key: network.role for network in networks}
@@ -232,7 +259,8 @@ def collect_samples(
     by_op: dict[OpKey, list[tuple[Op, float]]] = defaultdict(list)
     for (key, index), values in by_place.items():
         found = placed[key][index]
-        if found.exact:
+        floating = precision == "int8" and found.op.kind == "conv" and not found.quantised
+        if found.exact and not floating:
             by_op[op_key(found.op)].append((bare(found.op), statistics.median(values)))
     for network in networks:
         if network.role == "kernels" and network.structure is not None:
@@ -250,14 +278,16 @@ def collect_samples(
 
 
 @dataclass(frozen=True, slots=True)
-class _Sum:
+class SumOfOps:
+    """Sum over the operators of a network, with what of it is outside the measured range."""
+
     total_ms: float
     num_ops: int
     num_extrapolated: int
     extrapolated_share: float
 
 
-def _sum_of(network: Network, placed: Sequence[PlacedOp], times: OperatorTimes) -> _Sum:
+def sum_of(network: Network, placed: Sequence[PlacedOp], times: OperatorTimes) -> SumOfOps:
     """Sum over a network's operators: of the lowering where it is ours, as a search will do; else of its graph."""
     ours = network.structure is not None
     ops = [bare(op) for op in lower(network.structure)] if ours else [each.op for each in placed]  # type: ignore[arg-type]
@@ -265,7 +295,7 @@ def _sum_of(network: Network, placed: Sequence[PlacedOp], times: OperatorTimes) 
     ms, statuses, _ = times(ops)
     beyond = np.array([status == EXTRAPOLATED or not fine for status, fine in zip(statuses, exact, strict=True)])
     total = float(ms.sum())
-    return _Sum(total, len(ops), int(beyond.sum()), float(ms[beyond].sum()) / total if total else 0.0)
+    return SumOfOps(total, len(ops), int(beyond.sum()), float(ms[beyond].sum()) / total if total else 0.0)
 
 
 def fit_line(sums: Floats, measured: Floats) -> Line:
@@ -298,8 +328,26 @@ def _solve(sums: Floats, measured: Floats) -> tuple[float, float]:
         (fixed_ms, scale), *_ = np.linalg.lstsq(design, np.ones(len(sums)), rcond=None)
         if fixed_ms >= 0:
             return float(fixed_ms), float(scale)
+    return 0.0, fit_ratio(sums, measured)
+
+
+def fit_ratio(sums: Floats, measured: Floats) -> float:
+    """The factor on sums whose relative errors are least in squares."""
     relative = sums / measured
-    return 0.0, float(relative.sum() / (relative**2).sum())
+    return float(relative.sum() / (relative**2).sum())
+
+
+def complete_passes(networks: Sequence[Network], records: Sequence[Record]) -> dict[str, list[float]]:
+    """`pass_times` of all networks.
+
+    Raises:
+        ProfileError: A network has no measurement.
+    """
+    passes = pass_times(records)
+    missing = [network.key for network in networks if network.key not in passes]
+    if missing:
+        raise ProfileError(f"{len(missing)} networks have no timing: {', '.join(missing[:4])}; resume the profile")
+    return passes
 
 
 def pass_times(records: Sequence[Record]) -> dict[str, list[float]]:
@@ -310,7 +358,8 @@ def pass_times(records: Sequence[Record]) -> dict[str, list[float]]:
     return times
 
 
-def _layer_totals(records: Sequence[Record]) -> dict[str, float]:
+def layer_totals(records: Sequence[Record]) -> dict[str, float]:
+    """Sum of a network's layer times, the median over the passes, where they were taken."""
     totals: dict[str, list[float]] = defaultdict(list)
     for record in records:
         if record.layers is not None:

@@ -1,6 +1,7 @@
 """An ONNX graph with every shape known and constants told apart from maps; weights are not kept.
 
-Of batches the first image counts: all operators are those of one image.
+Quantised networks are read as the plain ones that they stand for (`onnx_quantised`). Of batches the first image counts:
+all operators are those of one image.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from maenas.errors import ProfileError
 from maenas.extras import require
+from maenas.profiling.onnx_quantised import plain_form
 
 Shape = tuple[int, ...]
 _SMALL = 1024
@@ -33,6 +35,7 @@ class GraphNode:
             is called as what it was made of.
         outputs: Names of tensors.
         attributes: By name, as plain values.
+        quantised: Whether it computes in whole numbers.
     """
 
     index: int
@@ -41,6 +44,7 @@ class GraphNode:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
+    quantised: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +101,8 @@ def read_graph(model: Any, *, image_size: tuple[int, int] | None = None) -> Grap
             raise ProfileError(f"{where}: cannot be read ({type(error).__name__}); expected an ONNX file") from error
     if not model.graph.node:
         raise ProfileError(f"{where}: has no nodes; expected an ONNX file of a network")
-    light = _without_weights(onnx, model)
+    nodes, whole = plain_form(onnx, model)
+    light = _without_weights(onnx, model, nodes)
     _fix_free_axes(light.graph, where, image_size)
     try:
         graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
@@ -106,23 +111,28 @@ def read_graph(model: Any, *, image_size: tuple[int, int] | None = None) -> Grap
         raise ProfileError(f"{where}: its shapes do not fit together ({reason}); expected a valid ONNX file") from error
     shapes = dict(_known_shapes([*graph.input, *graph.value_info, *graph.output]))
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    return _linked(onnx, model, shapes)
+    return _linked(onnx, model, nodes, whole, shapes)
 
 
-def _linked(onnx: Any, model: Any, shapes: Mapping[str, Shape]) -> Graph:  # noqa: ANN401
+def _linked(
+    onnx: Any,  # noqa: ANN401
+    model: Any,  # noqa: ANN401
+    plain: list[Any],
+    whole: frozenset[str],
+    shapes: Mapping[str, Shape],
+) -> Graph:
     constants = {tensor.name for tensor in model.graph.initializer}
     producers: dict[str, GraphNode] = {}
     consumers: dict[str, tuple[GraphNode, ...]] = {}
     origins: dict[str, str] = {}
     nodes = []
-    for index, raw in enumerate(model.graph.node):
+    for index, raw in enumerate(plain):
         outputs = tuple(raw.output)
         name = raw.name or next(output for output in outputs if output)
         op_type = raw.op_type if raw.domain in ("", "ai.onnx") else f"{raw.domain}.{raw.op_type}"
         attributes = {each.name: onnx.helper.get_attribute_value(each) for each in raw.attribute}
-        node = GraphNode(
-            index, name, op_type, tuple(origins.get(tensor, tensor) for tensor in raw.input), outputs, attributes
-        )
+        inputs = tuple(origins.get(tensor, tensor) for tensor in raw.input)
+        node = GraphNode(index, name, op_type, inputs, outputs, attributes, name in whole)
         nodes.append(node)
         used = [tensor for tensor in node.inputs if tensor]
         if op_type in TRANSPARENT:
@@ -139,7 +149,7 @@ def _linked(onnx: Any, model: Any, shapes: Mapping[str, Shape]) -> Graph:  # noq
     return Graph(tuple(nodes), shapes, frozenset(constants), ends, producers, consumers)
 
 
-def _without_weights(onnx: Any, model: Any) -> Any:  # noqa: ANN401
+def _without_weights(onnx: Any, model: Any, nodes: list[Any]) -> Any:  # noqa: ANN401
     """A copy in which weights are inputs: shape inference needs no more of them, and copies what it is given."""
     light = onnx.ModelProto()
     light.ir_version = model.ir_version
@@ -147,7 +157,10 @@ def _without_weights(onnx: Any, model: Any) -> Any:  # noqa: ANN401
     light.functions.extend(model.functions)
     graph = light.graph
     graph.name = "network"
-    graph.node.extend(model.graph.node)
+    graph.node.extend(nodes)
+    # Plain operators take quantised weights and biases as if they were not.
+    types = onnx.TensorProto
+    whole = (types.INT8, types.UINT8, types.INT32)
     initialised = {tensor.name for tensor in model.graph.initializer}
     graph.input.extend(value for value in model.graph.input if value.name not in initialised)
     graph.output.extend(model.graph.output)
@@ -155,8 +168,9 @@ def _without_weights(onnx: Any, model: Any) -> Any:  # noqa: ANN401
         elements = 1
         for length in tensor.dims:
             elements *= length
-        if elements > _SMALL:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+        kind = types.FLOAT if tensor.data_type in whole else tensor.data_type
+        if elements > _SMALL or kind != tensor.data_type:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, kind, list(tensor.dims)))
         else:
             graph.initializer.append(tensor)
     return light

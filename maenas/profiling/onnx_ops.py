@@ -12,86 +12,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from maenas.lowering.op import Op, OpKind
-from maenas.profiling.onnx_graph import TRANSPARENT, Graph, GraphNode, Shape, read_graph
-
-Size = tuple[int, int]
-
-_ACTIVATIONS = {
-    "Relu": ("relu", True),
-    "LeakyRelu": ("leaky_relu", True),
-    "Sigmoid": ("sigmoid", True),
-    "HardSigmoid": ("hardsigmoid", True),
-    "Swish": ("silu", True),
-    "HardSwish": ("silu", False),
-    "Mish": ("silu", False),
-    "Gelu": ("silu", False),
-    "Elu": ("silu", False),
-    "Selu": ("silu", False),
-    "Celu": ("silu", False),
-    "Tanh": ("sigmoid", False),
-    "Softplus": ("sigmoid", False),
-    "Clip": ("relu", False),
-    "PRelu": ("leaky_relu", False),
-    "ThresholdedRelu": ("relu", False),
-}
-"""Activation nodes: the nearest activation an operator can have, and whether it is that very one."""
-
-_GATES = {"Sigmoid", "HardSigmoid", "Erf", "Tanh", "Softplus", "Clip", "Add", "Mul", "Div"}
-"""Nodes between x and x * f(x); the last three only with a constant."""
-
-_SQUEEZES = {"GlobalAveragePool", "AveragePool", "ReduceMean"}
-_EXCITES = {"Conv", "Gemm", "MatMul"}
-_GATE_NODES = _SQUEEZES | _EXCITES | set(_ACTIVATIONS) | {"Add", "Mul", "BatchNormalization"}
-
-_FREE = {
-    *TRANSPARENT,
-    "Constant",
-    "ConstantOfShape",
-    "Flatten",
-    "Reshape",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
-}
-"""Views and changes of layout; where one does take time, it goes to the operator that it feeds."""
-
-_POOLS = {
-    "MaxPool": "",
-    "AveragePool": "average pooling",
-    "LpPool": "pooling",
-    "GlobalAveragePool": "average over the map",
-    "GlobalMaxPool": "maximum over the map",
-    "ReduceMean": "average",
-    "ReduceMax": "maximum",
-    "ReduceSum": "sum",
-}
-_ADDS = {"Add", "Sub", "Sum", "Max", "Min", "Mean"}
-_PASSES = set(_ACTIVATIONS) | {
-    "Abs",
-    "BatchNormalization",
-    "Div",
-    "Erf",
-    "Exp",
-    "Expand",
-    "GroupNormalization",
-    "InstanceNormalization",
-    "LayerNormalization",
-    "Log",
-    "LogSoftmax",
-    "LRN",
-    "Neg",
-    "Pow",
-    "RMSNormalization",
-    "Reciprocal",
-    "Softmax",
-    "Sqrt",
-    "Where",
-}
-"""Nodes that read and write a map once or a few times: nearest to a multiplication."""
-
-_SLICES = {"Split", "Gather", "Pad", "SpaceToDepth", "DepthToSpace"}
-_CONVS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+from maenas.lowering.op import Op
+from maenas.profiling.onnx_graph import Graph, GraphNode, Shape, read_graph
+from maenas.profiling.onnx_nodes import (
+    ACTIVATIONS,
+    CONVS,
+    EXCITES,
+    FREE,
+    GATE_NODES,
+    GATES,
+    SQUEEZES,
+    convolution_of,
+    matrix_size,
+    single_op,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +38,14 @@ class PlacedOp:
             it (batch norm, activation, residual addition).
         exact: Whether the operator is the one that the nodes compute, and not the nearest to it.
         note: What was approximated, or empty.
+        quantised: Whether the first node computes in whole numbers.
     """
 
     op: Op
     nodes: tuple[str, ...]
     exact: bool
     note: str
+    quantised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +150,15 @@ class _Reader:
         placed = []
         for draft in sorted(self.drafts, key=lambda draft: draft.nodes[0].index):
             first, *rest = draft.nodes
-            names = (first.name, *(node.name for node in sorted(rest, key=lambda node: node.index)))
+            # A quantised node may stand for several plain ones.
+            names = dict.fromkeys((first.name, *(node.name for node in sorted(rest, key=lambda node: node.index))))
             notes = "; ".join(dict.fromkeys(draft.notes))
-            placed.append(PlacedOp(replace(draft.op, name=first.name), names, not notes, notes))
+            op = replace(draft.op, name=first.name)
+            placed.append(PlacedOp(op, tuple(names), not notes, notes, first.quantised))
+        taken = {name for each in placed for name in each.nodes}
         return NetworkOps(
             tuple(placed),
-            tuple(node.name for node in self.free),
+            tuple(dict.fromkeys(node.name for node in self.free if node.name not in taken)),
             tuple(f"{node.op_type} {node.name}" for node in self.unsupported),
         )
 
@@ -240,7 +179,7 @@ class _Reader:
 
     def free_nodes(self) -> None:
         for node in self.graph.nodes:
-            if node.op_type in _FREE or self.graph.constants.issuperset(node.outputs) or self.keeps(node):
+            if node.op_type in FREE or self.graph.constants.issuperset(node.outputs) or self.keeps(node):
                 self.free.append(node)
                 self.claimed.add(node.index)
 
@@ -267,8 +206,8 @@ class _Reader:
         if len(gate_shape) != 4 or gate_shape[1:] != (shape[1], 1, 1):
             return False
         branch = self.branch(x, gate)
-        squeezes = [node for node in branch if node.op_type in _SQUEEZES]
-        excites = [node for node in branch if node.op_type in _EXCITES]
+        squeezes = [node for node in branch if node.op_type in SQUEEZES]
+        excites = [node for node in branch if node.op_type in EXCITES]
         if len(squeezes) != 1 or not excites:
             return False
         nodes = [squeezes[0], *(node for node in branch if node is not squeezes[0] and self.left(node)), product]
@@ -294,7 +233,7 @@ class _Reader:
             if tensor == x or tensor in self.graph.constants:
                 continue
             node = self.graph.producers.get(tensor)
-            if node is None or node.op_type not in _GATE_NODES | _FREE:
+            if node is None or node.op_type not in GATE_NODES | FREE:
                 return []
             if node.index not in found:
                 found[node.index] = node
@@ -307,7 +246,7 @@ class _Reader:
 
     def convolutions(self) -> None:
         for node in self.graph.nodes:
-            if node.op_type in _CONVS and self.left(node):
+            if node.op_type in CONVS and self.left(node):
                 made = self.convolution(node)
                 if made is not None:
                     op, notes = made
@@ -325,12 +264,12 @@ class _Reader:
         if node.op_type in ("Gemm", "MatMul"):
             if len(weight) != 2 or len(before) < 2:
                 return None
-            size = _matrix_size(before)
+            size = matrix_size(before)
             op = Op("conv", before[-1], after[-1], size, size)
             return op, [f"{node.op_type} as a 1x1 convolution"]
         if len(before) != 4:
             return None
-        return _convolution(node, before, after, weight)
+        return convolution_of(node, before, after, weight)
 
     def fold_constants(self, draft: _Draft) -> None:
         """Batch norms and additions of a constant: they change weights and bias only."""
@@ -365,7 +304,7 @@ class _Reader:
             return None
         if len(users) == 1:
             node = users[0]
-            known = _ACTIVATIONS.get(node.op_type)
+            known = ACTIVATIONS.get(node.op_type)
             if known is None or node.inputs[0] != tensor:
                 return None
             name, exact = known
@@ -382,7 +321,7 @@ class _Reader:
         current = others[0]
         while current != tensor:
             node = self.graph.producers.get(current)
-            if node is None or not self.left(node) or node.op_type not in _GATES or len(chain) == 4:
+            if node is None or not self.left(node) or node.op_type not in GATES or len(chain) == 4:
                 return None
             maps = self.graph.maps(node)
             if len(maps) != 1 or self.graph.only_consumer(current) is None:
@@ -426,7 +365,7 @@ class _Reader:
         for node in self.graph.nodes:
             if not self.left(node):
                 continue
-            made = self.other(node)
+            made = single_op(node, self.graph)
             if made is None:
                 self.unsupported.append(node)
                 self.claimed.add(node.index)
@@ -445,120 +384,3 @@ class _Reader:
                     tail = found.tail
                     notes.append(f"with {found.name}")
             self.claim(op, nodes, tail, *notes)
-
-    def other(self, node: GraphNode) -> tuple[Op, list[str]] | None:
-        maps = self.graph.maps(node)
-        before = self.shape(maps[0]) if maps else None
-        after = self.shape(node.outputs[0]) if node.outputs else None
-        if before is None or after is None or len(before) < 2 or len(after) < 2:
-            return None
-        kind, notes = self.kind(node, before)
-        if kind is None:
-            return None
-        (channels, size), (out_channels, out_size) = _map(before), _map(after)
-        kernel, stride = 1, 1
-        if kind == "pool":
-            kernel, stride = _pool_form(node, size, out_size)
-            if _POOLS[node.op_type]:
-                notes.append(_POOLS[node.op_type])
-            elif not _regular(node, size, out_size, kernel, stride):
-                notes.append("pooling with a window that is not square or with odd padding")
-        if kind in ("concat", "mul", "add"):
-            channels, size = out_channels, out_size
-        if len(before) != 4:
-            notes.append(f"{node.op_type} of {len(before)} axes")
-        elif kind not in ("concat", "mul", "add") and channels != out_channels and node.op_type != "Split":
-            notes.append(f"{node.op_type} to other channels")
-        if node.op_type == "Split":
-            out_channels, out_size = channels, size
-        return Op(kind, channels, out_channels, size, out_size, kernel, stride), notes
-
-    def kind(self, node: GraphNode, before: Shape) -> tuple[OpKind | None, list[str]]:
-        """Kind of a node that is no convolution, and why it is only the nearest."""
-        op_type = node.op_type
-        if op_type in _POOLS:
-            return "pool", []
-        if op_type in ("Resize", "Upsample"):
-            mode = node.attributes.get("mode", b"nearest").decode()
-            return "resize", [] if mode == "nearest" else [f"{mode} interpolation"]
-        if op_type == "Concat":
-            axis = int(node.attributes.get("axis", 1))
-            return "concat", [] if axis in (1, 1 - len(before)) else [f"concat along axis {axis}"]
-        if op_type == "Slice":
-            return "slice", []
-        if op_type in _SLICES:
-            return "slice", [f"{op_type} as slice"]
-        if op_type in _ADDS:
-            same = {self.shape(name) for name in node.inputs} == {before}
-            return "add", [] if op_type == "Add" and same else [f"{op_type} of values that are not two maps as add"]
-        if op_type == "Mul":
-            return "mul", []
-        if op_type in _PASSES:
-            return "mul", [f"{op_type} as mul"]
-        return None, []
-
-
-def _convolution(node: GraphNode, before: Shape, after: Shape, weight: Shape) -> tuple[Op, list[str]]:
-    """A convolution node of maps with four axes, and what was approximated about it."""
-    attributes = node.attributes
-    groups = int(attributes.get("group", 1))
-    strides = [int(value) for value in attributes.get("strides", [1, 1])]
-    dilations = [int(value) for value in attributes.get("dilations", [1, 1])]
-    kernels = list(weight[2:])
-    in_channels, out_channels = before[1], after[1]
-    in_size, out_size = (before[2], before[3]), (after[2], after[3])
-    notes = []
-    if node.op_type == "ConvTranspose":
-        # Every output value sees kernel / stride taps a side.
-        kernel = max(1, round(math.sqrt(math.prod(kernels) / math.prod(strides))))
-        notes.append("transposed convolution as one on the larger map")
-        return Op("conv", in_channels, out_channels, out_size, out_size, kernel), notes
-    kernel, stride = round(math.sqrt(math.prod(kernels))), max(strides)
-    if kernels[0] != kernels[1]:
-        notes.append(f"kernel {kernels[0]}x{kernels[1]} as {kernel}x{kernel}")
-    if strides[0] != strides[1]:
-        notes.append(f"strides {strides[0]}, {strides[1]} as {stride}")
-    if max(dilations) > 1:
-        notes.append(f"dilation {max(dilations)}")
-    if out_size != (-(-in_size[0] // stride), -(-in_size[1] // stride)):
-        notes.append("other padding")
-    depthwise = groups > 1 and groups == in_channels
-    if depthwise and out_channels != in_channels:
-        notes.append(f"{out_channels // in_channels} filters per channel")
-        in_channels = out_channels
-    elif groups > 1 and not depthwise:
-        # As many multiply-accumulates, and the output's memory; the input's is too small.
-        notes.append(f"{groups} groups as a dense convolution of {in_channels // groups} input channels")
-        in_channels //= groups
-    return Op("conv", in_channels, out_channels, in_size, out_size, kernel, stride, depthwise), notes
-
-
-def _matrix_size(shape: Shape) -> Size:
-    """(height, width) of the rows of a matrix that channels are the last axis of; the first axis is the batch."""
-    rows = shape[1:-1]
-    return (rows[0], rows[1]) if len(rows) == 2 else (1, math.prod(rows))
-
-
-def _map(shape: Shape) -> tuple[int, Size]:
-    """Channels and (height, width) of a tensor; with three axes the last one is the channels."""
-    if len(shape) == 2:
-        return shape[1], (1, 1)
-    if len(shape) == 3:
-        return shape[2], (1, shape[1])
-    return math.prod(shape[1:-2]), (shape[-2], shape[-1])
-
-
-def _pool_form(node: GraphNode, size: Size, out_size: Size) -> tuple[int, int]:
-    """Kernel and stride."""
-    kernels = [int(value) for value in node.attributes.get("kernel_shape", ())]
-    if not kernels:
-        return max(size), max(1, size[0] // out_size[0])
-    strides = [int(value) for value in node.attributes.get("strides", ())]
-    return round(math.sqrt(math.prod(kernels))), max(strides, default=1)
-
-
-def _regular(node: GraphNode, size: Size, out_size: Size, kernel: int, stride: int) -> bool:
-    kernels = set(node.attributes.get("kernel_shape", ()))
-    strides = set(node.attributes.get("strides", (1,)))
-    fits = out_size == (-(-size[0] // stride), -(-size[1] // stride))
-    return kernels == {kernel} and strides == {stride} and fits

@@ -12,11 +12,12 @@ from typing import Any
 from maenas.errors import ProfileError
 from maenas.files import make_folder, write_text_atomically
 from maenas.latency.table_write import check_target, write_table
-from maenas.profiling.backends import open_backend
+from maenas.profiling.backends import Bridge, open_backend
 from maenas.profiling.backends.reference import write_reference
 from maenas.profiling.build import Conditions, describe_space, extra_files, table_header, table_rows
-from maenas.profiling.campaign import Exporter, Sizes, plan_networks, write_networks
+from maenas.profiling.campaign import Exporter, Sizes, given_networks, plan_networks, write_networks
 from maenas.profiling.fit import Fit, fit
+from maenas.profiling.fit_given import fit_given
 from maenas.profiling.harness import Progress, run_campaign
 from maenas.profiling.host import describe_host, fingerprint, pin
 from maenas.profiling.measurement import Record, Settings, speed_range
@@ -37,11 +38,15 @@ class Question:
         spaces: Search spaces the table is for, image size and classes applied.
         backend: Runtime.
         threads: CPU threads of one inference.
-        precision: `fp32` or `fp16`.
+        precision: `fp32`, `fp16`, `bf16`, or `int8` with `quantised` files.
         sizes: How much is measured.
         settings: How it is measured.
         test: Further detectors for the error report.
         foreign: ONNX files of other networks for an error report of their own.
+        quantised: ONNX files that are timed in place of networks of the spaces and probes.
+
+    Raises:
+        ProfileError: Quantised files without the precision int8, or the reverse.
     """
 
     spaces: tuple[SearchSpace, ...]
@@ -52,6 +57,15 @@ class Question:
     settings: Settings
     test: tuple[Structure, ...] = ()
     foreign: tuple[Path, ...] = ()
+    quantised: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.quantised and self.precision != "int8":
+            raise ProfileError(f"precision is {self.precision} with quantised files; expected int8")
+        if self.precision == "int8" and not self.quantised:
+            raise ProfileError(
+                "precision is int8 without quantised files; expected some: such networks are timed, but not made here"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """All that decides the figures, as JSON; waiting times are left out."""
@@ -67,6 +81,7 @@ class Question:
             "settings": settings,
             "test": [structure.digest for structure in self.test],
             "foreign": [[path.stem, _sha256(path)] for path in self.foreign],
+            "quantised": [[path.stem, _sha256(path)] for path in self.quantised],
         }
 
 
@@ -76,6 +91,7 @@ def run_profile(
     target: Path,
     work: Path,
     export: Exporter,
+    bridge: Bridge | None = None,
     force: bool = False,
     exporting: Callable[[int, int], None] = lambda done, total: None,
     measuring: Progress | None = None,
@@ -87,6 +103,7 @@ def run_profile(
         target: Folder of the new table; its last part is its name.
         work: Folder of the networks and the journal; an earlier run of the same question in it is continued.
         export: Writes the deployed detector of a structure as ONNX.
+        bridge: To the package `detector`, which runs torch.
         force: Replace an existing table.
         exporting: Called with networks written and networks in all.
         measuring: Progress of the measurements.
@@ -97,19 +114,22 @@ def run_profile(
         OutputError: The table exists already, or cannot be written.
     """
     check_target(target, force=force)
-    backend = open_backend(question.backend, threads=question.threads, precision=question.precision)
+    backend = open_backend(question.backend, threads=question.threads, precision=question.precision, bridge=bridge)
     if not backend.has_layer_times:
         raise ProfileError(f"backend {backend.name} gives no layer times; expected one that does")
     make_folder(work)
     claim_work(work, question)
-    networks = plan_networks(
-        question.spaces,
-        question.sizes,
-        seed=question.settings.seed,
-        folder=work / NETWORKS_FOLDER,
-        extra_test=question.test,
-        foreign=question.foreign,
-    )
+    if question.quantised:
+        networks = given_networks(question.quantised, foreign=question.foreign)
+    else:
+        networks = plan_networks(
+            question.spaces,
+            question.sizes,
+            seed=question.settings.seed,
+            folder=work / NETWORKS_FOLDER,
+            extra_test=question.test,
+            foreign=question.foreign,
+        )
     sides = sorted({side for space in question.spaces for side in space.image_size} | {224}, reverse=True)
     write_networks(
         networks,
@@ -120,15 +140,20 @@ def run_profile(
     )
     reference = work / NETWORKS_FOLDER / "reference.onnx"
     if not reference.exists():
+        make_folder(reference.parent)
         write_reference(reference)
+    plain = backend
+    if question.quantised:
+        plain = open_backend(question.backend, threads=question.threads, bridge=bridge)
     host = describe_host()
-    pinned = pin(question.threads)
+    # The threads that feed an accelerator go where they like.
+    pinned = () if backend.accelerator else pin(question.threads)
     entries = [backend.entry(network.path, key=network.key, layers=network.role == "kernels") for network in networks]
     records = run_campaign(
         entries,
         settings=question.settings,
         journal=work / JOURNAL_FILE,
-        reference=backend.entry(reference, key="reference", layers=False),
+        reference=plain.entry(reference, key="reference", layers=False),
         progress=measuring,
         conditions={
             "fingerprint": fingerprint(host),
@@ -137,16 +162,18 @@ def run_profile(
             "precision": backend.precision,
             "threads": backend.threads,
         },
-        threads=None if backend.name == "tensorrt" else question.threads,
+        threads=None if backend.accelerator else question.threads,
     )
-    fitted = fit(networks, records, seed=question.settings.seed)
+    fitting = fit_given if question.quantised else fit
+    fitted = fitting(networks, records, seed=question.settings.seed, precision=question.precision)
     conditions = Conditions(
+        device=backend.device_name if backend.accelerator else str(host["cpu"]),
         host={**host, "pinned_cores": list(pinned)},
         fingerprint=fingerprint(host),
         backend=backend.name,
         backend_version=backend.version,
         precision=backend.precision,
-        threads=backend.threads,
+        threads=None if backend.accelerator else backend.threads,
         batch=backend.batch,
         date=min(record.started for record in records)[:10],
         seed=question.settings.seed,

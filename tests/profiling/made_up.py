@@ -63,6 +63,7 @@ class MadeUp:
     batch: int = 1
     name: str = "openvino"
     version: str = "1.2.3"
+    accelerator: bool = False
     has_layer_times: bool = True
     device_name: str = "made up"
 

@@ -12,8 +12,9 @@ np = pytest.importorskip("numpy")
 
 from profiling_cases import convolution, save_network, tiny_network  # noqa: E402
 
+from maenas.cli.detector import bundled  # noqa: E402
 from maenas.errors import MissingExtraError, ProfileError  # noqa: E402
-from maenas.profiling.backends import BACKENDS, LayerTime, open_backend  # noqa: E402
+from maenas.profiling.backends import BACKENDS, LayerTime, open_backend, pytorch  # noqa: E402
 from maenas.profiling.backends.layers import complete_sources  # noqa: E402
 from maenas.profiling.backends.model_file import Node, input_shape, random_images, read_model_file  # noqa: E402
 from maenas.profiling.backends.reference import write_reference  # noqa: E402
@@ -22,10 +23,14 @@ NAMES = {"first", "relu", "second", "gate", "silu", "third", "add", "pool"}
 OUTPUTS = {"first_out", "relu_out", "second_out", "gate_out", "silu_out", "third_out", "add_out", "pool_out"}
 
 
-@pytest.fixture(params=["openvino", "onnxruntime"])
+@pytest.fixture(params=["openvino", "onnxruntime", "torch-cpu"])
 def backend(request):
-    pytest.importorskip(request.param)
-    return open_backend(request.param, threads=1)
+    pytest.importorskip(request.param.partition("-")[0])
+    return opened(request.param)
+
+
+def opened(name, **options):
+    return open_backend(name, **{"threads": 1, "bridge": bundled, **options})
 
 
 def layers_of(backend, path, **options):
@@ -45,9 +50,11 @@ def test_layers_stand_for_every_node(backend, tmp_path):
     assert all(layer.ms >= 0 for layer in layers)
     assert 0 < sum(layer.ms for layer in layers) < 3000 * max(seconds)
     by_source = {source: layer for layer in layers for source in layer.sources}
-    assert "third" in by_source["add"].sources
-    assert "first" in by_source["relu"].sources
     assert "silu" in by_source["gate"].sources
+    # Torch fuses nothing else.
+    fused = backend.name != "torch-cpu"
+    assert ("third" in by_source["add"].sources) is fused
+    assert ("first" in by_source["relu"].sources) is fused
 
 
 @pytest.mark.export
@@ -116,7 +123,7 @@ def test_slow_first_runs_leave_openvinos_counters(tmp_path):
 @pytest.mark.export
 def test_free_axes_take_batch_and_size(tmp_path, backend):
     path = tiny_network(onnx, tmp_path / "tiny.onnx", dims=("N", 3, "H", "W"))
-    wide = open_backend(backend.name, threads=1, batch=2)
+    wide = opened(backend.name, batch=2)
     layers, _ = layers_of(wide, path, image_size=(64, 96))
     assert layers
     with pytest.raises(ProfileError, match=r"tiny\.onnx: input images is Nx3xHxW, its size is free; expected an image"):
@@ -137,42 +144,57 @@ def test_a_backend_says_what_it_is(backend):
     assert backend.version[0].isdigit()
     assert backend.device_name
     assert (backend.threads, backend.batch, backend.precision, backend.has_layer_times) == (1, 1, "fp32", True)
+    assert not backend.accelerator
 
 
 @pytest.mark.export
-def test_fp16_is_refused_where_it_would_run_as_fp32():
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_precision_that_would_run_as_fp32_is_refused(precision, monkeypatch):
     pytest.importorskip("onnxruntime")
-    with pytest.raises(ProfileError, match="ONNX Runtime computes in fp32 on CPUs"):
-        open_backend("onnxruntime", threads=1, precision="fp16")
+    with pytest.raises(ProfileError, match=f"precision is {precision}, but ONNX Runtime computes in fp32 on CPUs"):
+        opened("onnxruntime", precision=precision)
     openvino = pytest.importorskip("openvino")
-    if "FP16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        assert open_backend("openvino", threads=1, precision="fp16").precision == "fp16"
+    if precision.upper() in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert opened("openvino", precision=precision).precision == precision
     else:
-        with pytest.raises(ProfileError, match=r"precision is fp16, but OpenVINO computes in .*FP32.*; expected fp32"):
-            open_backend("openvino", threads=1, precision="fp16")
+        with pytest.raises(
+            ProfileError, match=rf"precision is {precision}, but OpenVINO computes in .*FP32.*; expected fp32"
+        ):
+            opened("openvino", precision=precision)
+    pytest.importorskip("torch")
+    for instructions, fits in ((["avx2"], False), (["avx512_fp16", "avx512_bf16"], True)):
+        monkeypatch.setattr(pytorch, "describe_host", lambda found=instructions: {"isa": found})
+        if fits:
+            assert opened("torch-cpu", precision=precision).precision == precision
+        else:
+            with pytest.raises(ProfileError, match=rf"precision is {precision}, but this CPU has none of .*avx512_"):
+                opened("torch-cpu", precision=precision)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("trt", {}, "backend is 'trt'; expected one of openvino, onnxruntime, tensorrt"),
+        ("trt", {}, "backend is 'trt'; expected one of openvino, onnxruntime, tensorrt, torch-cpu, torch-cuda, "),
         ("openvino", {"threads": 0}, "threads is 0; expected 1 or more"),
         ("openvino", {"batch": 0}, "batch is 0; expected 1 or more"),
-        ("openvino", {"precision": "int8"}, "precision is 'int8'; expected one of fp32, fp16"),
+        ("openvino", {"precision": "int4"}, "precision is 'int4'; expected one of fp32, fp16, bf16, int8"),
+        ("torch-cpu", {"precision": "int8"}, "precision is int8, but torch-cpu runs no quantised files"),
+        ("torch-cpu", {"bridge": None}, "backend torch-cpu needs the package detector; expected a call from"),
     ],
 )
 def test_settings_are_checked(name, options, message):
     with pytest.raises(ProfileError, match=message):
-        open_backend(name, **{"threads": 1, **options})
+        opened(name, **options)
 
 
 @pytest.mark.parametrize("name", sorted(BACKENDS))
 def test_a_missing_runtime_says_how_to_install_it(name, monkeypatch):
     import sys
 
-    monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtraError, match=rf"needs the package {name}"):
-        open_backend(name, threads=1)
+    package = name.partition("-")[0]
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"needs the package {package}"):
+        opened(name)
 
 
 def test_unsuitable_files_are_refused(tmp_path):

@@ -27,6 +27,7 @@ from maenas.profiling.device import LocalDevice
 from maenas.profiling.fit import fit_line
 from maenas.profiling.profile import Question, run_profile
 from maenas.reach import reachable_ops
+from maenas.sampling import random_structures
 from maenas.search import search
 from maenas.spaces import load_space
 
@@ -160,6 +161,80 @@ def test_a_made_up_device_is_profiled_resumed_and_searched_with(
             work=tmp_path / "work",
             export=exports,
         )
+
+
+@pytest.mark.slow
+def test_interrupted_anywhere_a_profile_ends_with_the_same_table(
+    tmp_path: Path, exports, device: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    sizes = Sizes(space_networks=3, probes=1, light_probes=0, calibration=3, test=0)
+    asked = question(sizes=sizes)
+    whole, _ = run_profile(asked, target=tmp_path / "a" / "t", work=tmp_path / "whole", export=exports)
+    assert device
+
+    class Stop(BaseException):
+        pass
+
+    left = 0  # calls that are still to come, the one that stops included
+
+    def export(structure, path: Path) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            path.with_suffix(".part").write_bytes(b"half a file")
+            raise Stop
+        exports(structure, path)
+
+    class Counted(MadeUp):
+        def entry(self, onnx_path: Path, *, key: str, layers: bool, image_size=None):
+            nonlocal left
+            left -= 1
+            return super().entry(onnx_path, key=key, layers=layers, image_size=image_size)
+
+    class Broken(list):
+        def append(self, key):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Stop
+            super().append(key)
+
+    monkeypatch.setattr(profile_module, "open_backend", lambda name, **settings: Counted(Broken()))
+    target, stops = tmp_path / "b" / "t", 0
+    for calls in (1, 4, 19, 9, 10, 12, 12):
+        left = calls
+        with pytest.raises(Stop):
+            run_profile(asked, target=target, work=tmp_path / "work", export=export)
+        stops += 1
+        assert not target.exists()
+    left = -1
+    resumed, _ = run_profile(asked, target=target, work=tmp_path / "work", export=export)
+    assert stops == 7
+    for name in ("rows.csv", "samples.csv", "networks.csv"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_table_of_an_accelerator_has_its_name_and_no_threads(
+    tmp_path: Path, exports, monkeypatch: pytest.MonkeyPatch
+):
+    gpu = MadeUp([], name="torch-cuda", accelerator=True, device_name="a GPU")
+    monkeypatch.setattr(profile_module, "open_backend", lambda name, **settings: gpu)
+    sizes = Sizes(space_networks=3, probes=1, light_probes=0, calibration=3, test=0)
+    asked = question(sizes=sizes, backend="torch-cuda")
+    folder, _ = run_profile(asked, target=tmp_path / "gpu", work=tmp_path / "work", export=exports)
+    table = load_table(folder)
+    assert (table.device, table.threads, table.backend) == ("a GPU", None, "torch-cuda")
+    assert table.host is not None and table.host["pinned_cores"] == []
+
+    structure = next(iter(random_structures(mob(), 1, seed=0)))
+    local = LocalDevice(table, tmp_path / "measured", exports, UNDISTURBED)
+    monkeypatch.setattr(device_module, "open_backend", lambda name, **settings: gpu)
+    assert local.time([structure], label="one")[0].ms_p25 > 0
+    other = replace(gpu, device_name="another GPU")
+    monkeypatch.setattr(device_module, "open_backend", lambda name, **settings: other)
+    with pytest.raises(ProfileError, match="table gpu is of a GPU, this is another GPU; expected the same"):
+        local.time([structure], label="one")
 
 
 def test_a_missing_foreign_file_is_named(tmp_path: Path, device: list[str]):

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol, cast
 
 from maenas.errors import ProfileError
 from maenas.profiling.backends.layers import LayerTime
 
-__all__ = ["BACKENDS", "Backend", "Entry", "LayerTime", "OpenEntry", "open_backend"]
+__all__ = ["BACKENDS", "Backend", "Bridge", "Entry", "LayerTime", "OpenEntry", "open_backend"]
+
+_TORCH = "maenas.profiling.backends.pytorch"
 
 BACKENDS = {
     "openvino": "maenas.profiling.backends.openvino",
     "onnxruntime": "maenas.profiling.backends.onnxruntime",
     "tensorrt": "maenas.profiling.backends.tensorrt",
+    "torch-cpu": _TORCH,
+    "torch-cuda": _TORCH,
+    "torch-cpu-compiled": _TORCH,
+    "torch-cuda-compiled": _TORCH,
 }
-"""Name to module; a module has open_backend(threads, precision, batch)."""
+"""Name to module; a module has open_backend(threads, precision, batch), that of torch with the name and the bridge."""
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+Bridge = Callable[[str], ModuleType]
+"""Gives a module of the package `detector`, which alone imports torch, by its name."""
 
 
 class OpenEntry(Protocol):
@@ -57,9 +68,10 @@ class Backend(Protocol):
     Attributes:
         name: A key of `BACKENDS`.
         version: Of the runtime.
-        precision: `fp32` or `fp16`.
-        threads: That one inference may use.
+        precision: One of `PRECISIONS`; `int8` takes quantised files only, the others take none.
+        threads: CPU threads that one inference may use.
         batch: Images per run.
+        accelerator: Whether it computes elsewhere than on the CPU, whose threads decide nothing then.
         has_layer_times: Whether `layers` of its entries gives anything.
         device_name: The processor as the runtime names it.
     """
@@ -69,6 +81,7 @@ class Backend(Protocol):
     precision: str
     threads: int
     batch: int
+    accelerator: bool
     has_layer_times: bool
     device_name: str
 
@@ -82,19 +95,23 @@ class Backend(Protocol):
             image_size: (height, width) for a file whose sides are free.
 
         Raises:
-            ProfileError: The file cannot be read or does not take one batch of images of that size.
+            ProfileError: The file cannot be read, does not take one batch of images of that size, or is quantised
+                where the precision is not int8, or the reverse.
         """
         ...
 
 
-def open_backend(name: str, *, threads: int, precision: str = "fp32", batch: int = 1) -> Backend:
+def open_backend(
+    name: str, *, threads: int, precision: str = "fp32", batch: int = 1, bridge: Bridge | None = None
+) -> Backend:
     """A runtime by name.
 
     Args:
         name: One of `BACKENDS`.
-        threads: That one inference may use.
-        precision: `fp32` or `fp16`, of the arithmetic.
+        threads: CPU threads that one inference may use.
+        precision: One of `PRECISIONS`, of the arithmetic.
         batch: Images per run.
+        bridge: To the package `detector`; torch needs it.
 
     Raises:
         ProfileError: The name, a number or the precision is wrong, or the runtime lacks the precision on this device.
@@ -108,4 +125,8 @@ def open_backend(name: str, *, threads: int, precision: str = "fp32", batch: int
     if precision not in PRECISIONS:
         raise ProfileError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
     module = importlib.import_module(BACKENDS[name])
+    if BACKENDS[name] == _TORCH:
+        return cast(
+            Backend, module.open_backend(name, threads=threads, precision=precision, batch=batch, bridge=bridge)
+        )
     return cast(Backend, module.open_backend(threads=threads, precision=precision, batch=batch))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from maenas.errors import ProfileError
 from maenas.extras import require
+from maenas.profiling.onnx_quantised import is_quantised
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +62,11 @@ class ModelFile:
     def source(self) -> str | bytes:
         """What a runtime should read."""
         return str(self.path) if self.content is None else self.content
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the file says how to compute in whole numbers."""
+        return any(is_quantised(node.op_type) for node in self.nodes)
 
 
 def read_model_file(path: Path | str) -> ModelFile:
@@ -117,6 +123,27 @@ def read_model_file(path: Path | str) -> ModelFile:
         # Weights in a second file are found beside the first only: such a network keeps its nameless nodes.
         content=model.SerializeToString() if unnamed and not external else None,
     )
+
+
+def open_model_file(
+    path: Path | str, *, batch: int, image_size: tuple[int, int] | None, precision: str
+) -> tuple[ModelFile, tuple[int, int, int, int]]:
+    """A file and the shape to run it with, as a backend of one precision takes it.
+
+    Raises:
+        ProfileError: The file cannot be read, takes another batch or size, or is quantised where the precision is not
+            int8, or the reverse.
+        MissingExtraError: The package onnx is not installed.
+    """
+    model = read_model_file(path)
+    if model.quantised and precision != "int8":
+        raise ProfileError(f"{path}: is quantised, but the precision is {precision}; expected precision int8 for it")
+    if precision == "int8" and not model.quantised:
+        raise ProfileError(
+            f"{path}: is not quantised, but the precision is int8; expected a file with QuantizeLinear and "
+            "DequantizeLinear or QLinearConv nodes: maenas times quantised networks and makes none"
+        )
+    return model, input_shape(model, batch=batch, image_size=image_size)
 
 
 def shape_text(dims: Sequence[int | str]) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 from maenas.errors import ProfileError
 from maenas.extras import require
 from maenas.profiling.backends.layers import LayerTime, complete_sources, typical_run
-from maenas.profiling.backends.model_file import ModelFile, input_shape, random_images, read_model_file
+from maenas.profiling.backends.model_file import ModelFile, open_model_file, random_images
+from maenas.profiling.backends.precision import check_ran, is_heavy, precision_of
 from maenas.profiling.host import cpu_model
 
 _PROVIDER = "CPUExecutionProvider"
@@ -38,21 +39,23 @@ class OnnxRuntimeBackend:
     batch: int
     precision: str = "fp32"
     name: str = "onnxruntime"
+    accelerator: bool = False
     has_layer_times: bool = True
 
     def entry(
         self, onnx_path: Path, *, key: str, layers: bool, image_size: tuple[int, int] | None = None
     ) -> OnnxRuntimeEntry:
         """A network; see `Backend.entry`."""
-        model = read_model_file(onnx_path)
-        shape = input_shape(model, batch=self.batch, image_size=image_size)
+        model, shape = open_model_file(onnx_path, batch=self.batch, image_size=image_size, precision=self.precision)
         return OnnxRuntimeEntry(key, self, model, shape, layers)
 
 
 def open_backend(*, threads: int, precision: str, batch: int) -> OnnxRuntimeBackend:
     """The CPU provider with these settings; see `backends.open_backend`."""
-    if precision != "fp32":
-        raise ProfileError(f"precision is {precision}, but ONNX Runtime computes in fp32 on CPUs; expected fp32")
+    if precision not in ("fp32", "int8"):
+        raise ProfileError(
+            f"precision is {precision}, but ONNX Runtime computes in fp32 on CPUs, with casts around it; expected fp32"
+        )
     runtime = require("onnxruntime", extra="onnx", purpose="profiling with ONNX Runtime")
     require("onnx", extra="onnx", purpose="profiling with ONNX Runtime")
     return OnnxRuntimeBackend(
@@ -61,6 +64,7 @@ def open_backend(*, threads: int, precision: str, batch: int) -> OnnxRuntimeBack
         device_name=cpu_model(),
         threads=threads,
         batch=batch,
+        precision=precision,
     )
 
 
@@ -78,7 +82,14 @@ class OnnxRuntimeEntry:
     def open(self) -> Iterator[OnnxRuntimeRun]:
         """Make the session; one thread means the calling one."""
         images = random_images(self.shape, self.model.input_dtype)
-        yield OnnxRuntimeRun(self, self.session(self.options()), {self.model.input_name: images})
+        if self.backend.precision == "int8":
+            with tempfile.TemporaryDirectory(prefix="maenas-") as folder:
+                session, graph = self.optimised(self.options(), Path(folder))
+            ran = {node.name: precision_of(node.op_type) for node in graph.node if is_heavy(node.op_type)}
+            check_ran(ran, "int8", self.model, "ONNX Runtime")
+        else:
+            session = self.session(self.options())
+        yield OnnxRuntimeRun(self, session, {self.model.input_name: images})
 
     def options(self) -> Any:  # noqa: ANN401
         """Settings shared by the plain and the profiling session."""
@@ -96,6 +107,17 @@ class OnnxRuntimeEntry:
     def session(self, options: Any) -> Any:  # noqa: ANN401
         """A session of the file."""
         return self.backend.runtime.InferenceSession(self.model.source, options, providers=[_PROVIDER])
+
+    def optimised(self, options: Any, folder: Path) -> tuple[Any, Any]:  # noqa: ANN401
+        """A session, and the graph that it runs (an ONNX GraphProto without weights)."""
+        path = folder / "optimised.onnx"
+        options.optimized_model_filepath = str(path)
+        # Weights go to a second file, which is never read: the graph alone is wanted.
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        session = self.session(options)
+        onnx = require("onnx", extra="onnx", purpose="profiling with ONNX Runtime")
+        return session, onnx.load(str(path), load_external_data=False).graph
 
 
 @dataclass
@@ -133,17 +155,10 @@ class OnnxRuntimeRun:
             options = self.entry.options()
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            optimised = Path(folder) / "optimised.onnx"
-            options.optimized_model_filepath = str(optimised)
-            # Weights go to a second file, which is never read: the graph alone is wanted.
-            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
-            options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-            session = self.entry.session(options)
+            session, graph = self.entry.optimised(options, Path(folder))
             for _ in range(_WARM_UP + runs):
                 session.run(None, self.feeds)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-            onnx = require("onnx", extra="onnx", purpose="profiling with ONNX Runtime")
-            graph = onnx.load(str(optimised), load_external_data=False).graph
         return read_profile(events, graph, self.entry.model, skip=_WARM_UP)
 
 

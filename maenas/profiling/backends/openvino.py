@@ -13,11 +13,16 @@ from typing import Any
 from maenas.errors import ProfileError
 from maenas.extras import require
 from maenas.profiling.backends.layers import LayerTime, complete_sources
-from maenas.profiling.backends.model_file import ModelFile, input_shape, random_images, read_model_file
+from maenas.profiling.backends.model_file import ModelFile, open_model_file, random_images
+from maenas.profiling.backends.precision import check_ran, heavy_nodes
 from maenas.profiling.host import unpinned
 
 _DEVICE = "CPU"
-_HINTS = {"fp32": "f32", "fp16": "f16"}
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
+"""Arithmetic of what is not quantised."""
+
+_NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
+_RAN_IN = "runtimePrecision"
 _LAYER_KIND = "layerType"
 _SOURCES = "originalLayersNames"
 
@@ -34,14 +39,14 @@ class OpenVinoBackend:
     precision: str
     batch: int
     name: str = "openvino"
+    accelerator: bool = False
     has_layer_times: bool = True
 
     def entry(
         self, onnx_path: Path, *, key: str, layers: bool, image_size: tuple[int, int] | None = None
     ) -> OpenVinoEntry:
         """A network; see `Backend.entry`."""
-        model = read_model_file(onnx_path)
-        shape = input_shape(model, batch=self.batch, image_size=image_size)
+        model, shape = open_model_file(onnx_path, batch=self.batch, image_size=image_size, precision=self.precision)
         return OpenVinoEntry(key, self, model, shape, layers)
 
 
@@ -52,10 +57,10 @@ def open_backend(*, threads: int, precision: str, batch: int) -> OpenVinoBackend
     with unpinned():
         _count_cores(openvino, core)
     offered = core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
-    if precision == "fp16" and "FP16" not in offered:
+    if precision.upper() not in offered:
         # The plugin would silently compute in fp32.
         raise ProfileError(
-            f"precision is fp16, but OpenVINO computes in {', '.join(offered)} on this CPU; expected fp32"
+            f"precision is {precision}, but OpenVINO computes in {', '.join(offered)} on this CPU; expected fp32"
         )
     return OpenVinoBackend(
         core=core,
@@ -98,10 +103,17 @@ class OpenVinoEntry:
             "ENABLE_CPU_PINNING": False,
             "PERF_COUNT": self.with_layers,
         }
-        model = backend.core.read_model(self.model.source)
+        try:
+            model = backend.core.read_model(self.model.source)
+        except RuntimeError as error:
+            raise ProfileError(f"{self.model.path}: OpenVINO cannot read it ({_reason(error)})") from error
         if any(isinstance(dim, str) for dim in self.model.input_dims):
             model.reshape({self.model.input_name: list(self.shape)})
         compiled = backend.core.compile_model(model, _DEVICE, settings)
+        if backend.precision != "fp32":
+            check_ran(
+                _heavy_precisions(compiled.get_runtime_model(), self.model), backend.precision, self.model, "OpenVINO"
+            )
         request = compiled.create_infer_request()
         request.set_input_tensor(backend.runtime.Tensor(random_images(self.shape, self.model.input_dtype)))
         yield OpenVinoRun(self, compiled, request)
@@ -162,6 +174,13 @@ class OpenVinoRun:
         }
 
 
+def _reason(error: RuntimeError) -> str:
+    """The line of a long message that names what failed: `-- <operator> ...`, else the last one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    named = next((index for index, line in enumerate(lines) if line.startswith("-- ")), len(lines) - 1)
+    return lines[named].removeprefix("-- ").removesuffix(" with a message:")
+
+
 def _quarter(seconds: Sequence[float]) -> float:
     import numpy as np
 
@@ -188,6 +207,18 @@ def _layers(graph: Any, ms: dict[str, float], model: ModelFile) -> tuple[LayerTi
         )
         layers.append(LayerTime(name, _text(facts, _LAYER_KIND), tuple(sources), inputs, ms[name]))
     return complete_sources(layers, model.nodes)
+
+
+def _heavy_precisions(graph: Any, model: ModelFile) -> dict[str, str]:  # noqa: ANN401
+    """The precision that each convolution and product runs in, by name, as the executed graph states it."""
+    heavy = heavy_nodes(model.nodes)
+    found: dict[str, str] = {}
+    for operation in graph.get_ordered_ops():
+        facts = dict(operation.get_rt_info())
+        if heavy.intersection(_text(facts, _SOURCES).split(",")):
+            ran = _text(facts, _RAN_IN).lower()
+            found[operation.get_friendly_name()] = _NAMES.get(ran, ran)
+    return found
 
 
 def _source(original: str, by_name: dict[str, str], by_tensor: dict[str, str]) -> str | None:

@@ -1,7 +1,8 @@
 """TensorRT 10 and 11 on an NVIDIA GPU, behind a narrow adapter. Not run on hardware: tested with a fake adapter only.
 
-TensorRT 11 takes the precision from the file; 10 may be asked for fp16. Either way the engine is asked afterwards what
-its convolutions really run in, and an engine that runs fp32 where fp16 was claimed is refused.
+TensorRT 11 takes the precision from the file; 10 may be asked for fp16 or bf16, and takes int8 from quantised files.
+Either way the engine is asked afterwards what its convolutions really run in, and one that runs them in another
+precision than was claimed is refused: TensorRT 11 then needs a file exported in fp16.
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ from typing import Any, Protocol
 from maenas.errors import ProfileError
 from maenas.extras import require
 from maenas.profiling.backends.layers import LayerTime, complete_sources, typical_run
-from maenas.profiling.backends.model_file import ModelFile, input_shape, random_images, read_model_file
+from maenas.profiling.backends.model_file import ModelFile, open_model_file, random_images
+from maenas.profiling.backends.precision import check_ran, heavy_nodes
 
 _PROFILED_RUNS = (7, 50)
 _WARM_UP = 3
-_HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_MOST_FP32 = 0.1
 _NODE = re.compile(r"\[ONNX Layer: ([^\]|]+?) *[\]|]")
 _PRECISIONS = (
     ("bf16", "bf16"),
@@ -66,7 +66,7 @@ class Adapter(Protocol):
     version: str
     device_name: str
 
-    def build(self, model: ModelFile, shape: tuple[int, int, int, int], *, fp16: bool) -> Engine:
+    def build(self, model: ModelFile, shape: tuple[int, int, int, int], *, precision: str) -> Engine:
         """Build an engine.
 
         Raises:
@@ -105,6 +105,7 @@ class TensorRtBackend:
     batch: int
     threads: int
     name: str = "tensorrt"
+    accelerator: bool = True
     has_layer_times: bool = True
 
     @property
@@ -121,8 +122,7 @@ class TensorRtBackend:
         self, onnx_path: Path, *, key: str, layers: bool, image_size: tuple[int, int] | None = None
     ) -> TensorRtEntry:
         """A network; see `Backend.entry`."""
-        model = read_model_file(onnx_path)
-        shape = input_shape(model, batch=self.batch, image_size=image_size)
+        model, shape = open_model_file(onnx_path, batch=self.batch, image_size=image_size, precision=self.precision)
         return TensorRtEntry(key, self, model, shape, layers)
 
 
@@ -147,12 +147,12 @@ class TensorRtEntry:
     @contextmanager
     def open(self) -> Iterator[TensorRtRun]:
         """Build the engine, and refuse it where it is not of the precision that was claimed."""
-        fp16 = self.backend.precision == "fp16"
-        engine = self.backend.adapter.build(self.model, self.shape, fp16=fp16)
+        precision = self.backend.precision
+        engine = self.backend.adapter.build(self.model, self.shape, precision=precision)
         try:
             layers = read_layer_information(engine.layer_information(), self.model)
-            if fp16:
-                check_fp16(layers, self.model)
+            if precision != "fp32":
+                check_ran(heavy_precisions(layers, self.model, precision), precision, self.model, "TensorRT")
             yield TensorRtRun(self, engine, layers, random_images(self.shape, self.model.input_dtype))
         finally:
             engine.close()
@@ -258,17 +258,14 @@ def _precision(tensor: Mapping[str, Any]) -> str:
     return "fp32" if "fp32" in told or "float" in told else ""
 
 
-def check_fp16(layers: Sequence[EngineLayer], model: ModelFile) -> None:
-    """Refuse an engine whose convolutions and products do not run in fp16.
+def heavy_precisions(layers: Sequence[EngineLayer], model: ModelFile, wanted: str) -> dict[str, str]:
+    """The precision that each convolution and product runs in, by layer; empty text where the inspector is silent.
 
-    Raises:
-        ProfileError: More than a tenth of them has neither input nor output in fp16.
+    A layer whose input or output is of the wanted precision counts as that one: borders are converted inside layers.
     """
-    heavy_nodes = {node.name for node in model.nodes if node.op_type in _HEAVY}
-    heavy = [layer for layer in layers if heavy_nodes.intersection(layer.nodes)]
-    wrong = [layer for layer in heavy if layer.precisions and not layer.precisions & {"fp16", "int8", "fp8"}]
-    if len(wrong) > _MOST_FP32 * len(heavy):
-        raise ProfileError(
-            f"{model.path}: {len(wrong)} of {len(heavy)} convolutions run in {'/'.join(sorted(wrong[0].precisions))} "
-            f"({wrong[0].name!r} for one); expected fp16: TensorRT 11 needs a file exported in fp16"
-        )
+    heavy = heavy_nodes(model.nodes)
+    return {
+        layer.name: wanted if wanted in layer.precisions else "/".join(sorted(layer.precisions))
+        for layer in layers
+        if heavy.intersection(layer.nodes)
+    }

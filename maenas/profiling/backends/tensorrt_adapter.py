@@ -99,7 +99,7 @@ class TensorRtAdapter:
     version: str
     device_name: str
 
-    def build(self, model: ModelFile, shape: tuple[int, int, int, int], *, fp16: bool) -> TensorRtEngine:
+    def build(self, model: ModelFile, shape: tuple[int, int, int, int], *, precision: str) -> TensorRtEngine:
         """Build an engine; see `tensorrt.Adapter.build`."""
         trt = self.runtime
         logger = trt.Logger(trt.Logger.ERROR)
@@ -112,9 +112,10 @@ class TensorRtAdapter:
             raise ProfileError(f"{model.path}: TensorRT cannot parse it ({reasons})")
         config = builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        if fp16 and hasattr(trt.BuilderFlag, "FP16"):
-            config.set_flag(trt.BuilderFlag.FP16)
-        if not fp16 and hasattr(trt.BuilderFlag, "TF32"):
+        flag = getattr(trt.BuilderFlag, precision.upper(), None)
+        if flag is not None:
+            config.set_flag(flag)
+        if precision == "fp32" and hasattr(trt.BuilderFlag, "TF32"):
             # On by default, and no fp32: 10 bits of mantissa.
             config.clear_flag(trt.BuilderFlag.TF32)
         if any(isinstance(dim, str) for dim in model.input_dims):

@@ -1,0 +1,58 @@
+"""Whether a runtime computes in the precision that was asked for, told from what it says it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from maenas.errors import ProfileError
+from maenas.profiling.backends.model_file import ModelFile, Node
+
+HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators whose arithmetic decides how long a network takes."""
+
+_WHOLE = {"ConvInteger", "MatMulInteger", "QGemm", "QLinearConv", "QLinearMatMul", "DynamicQuantizeMatMul"}
+"""The same in whole numbers."""
+
+_SHARE = {"int8": 0.5}
+_MOST = 0.9
+"""Least share of heavy layers in the precision: quantisers leave first and last ones and small ones as they are."""
+
+
+def heavy_nodes(nodes: Iterable[Node]) -> set[str]:
+    """Names of the convolutions and products of a file."""
+    return {node.name for node in nodes if is_heavy(node.op_type)}
+
+
+def is_heavy(op_type: str) -> bool:
+    """Whether an operator is a convolution or a product, fused or quantised ones included."""
+    return op_type.removeprefix("Fused") in HEAVY or op_type in _WHOLE
+
+
+def precision_of(op_type: str) -> str:
+    """What a heavy operator of ONNX Runtime's graph computes in."""
+    return "int8" if op_type in _WHOLE else "fp32"
+
+
+def check_ran(ran: Mapping[str, str], precision: str, model: ModelFile, runtime: str) -> None:
+    """Refuse a network that runs in another precision.
+
+    Args:
+        ran: Precision of the heavy layers by name; empty text where the runtime does not tell.
+        precision: What was asked for.
+        model: The file.
+        runtime: As a message calls it.
+
+    Raises:
+        ProfileError: Too few of the layers run in it.
+    """
+    told = {name: found for name, found in ran.items() if found}
+    wrong = {name: found for name, found in told.items() if found != precision}
+    least = _SHARE.get(precision, _MOST)
+    if told and len(told) - len(wrong) >= least * len(told):
+        return
+    example = next(iter(wrong.items()), None)
+    ran_in = f", {example[0]!r} for one in {example[1]}" if example else ""
+    raise ProfileError(
+        f"{model.path}: {len(wrong)} of {len(told)} convolutions and products run in another precision in "
+        f"{runtime}{ran_in}; expected at least {least:.0%} in {precision}"
+    )
