@@ -22,8 +22,8 @@ def keep_freed_memory() -> bool:
     A training step frees and allocates the same large maps over and over. glibc maps each of more than 32 MB for itself
     and unmaps it when it is freed, so that the system clears its pages again in each step; with wide maps (depthwise
     networks, large batches) that is a third of the step. Call it before anything large is allocated; the process then
-    holds its peak for good, some 10 to 20 % above what it would peak at otherwise. Memory comes in large pages where the
-    system gives them to those who ask. No result changes.
+    holds its peak for good, some 10 to 20 % above what it would peak at otherwise. Memory comes in large pages where
+    the system gives them to those who ask. No result changes.
 
     Returns:
         Whether it is in force; only glibc can be told.
