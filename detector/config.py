@@ -193,6 +193,7 @@ class LogConfig:
     Attributes:
         save_every_steps: Steps from one resume file to the next within an epoch; 0 saves after each epoch only.
         keep_every_epochs: Epochs from one kept checkpoint to the next; 0 keeps the best and the last one only.
+        curves: Draw curves.png after each evaluation.
         tensorboard: Also write events for TensorBoard.
         wandb: Project at Weights & Biases to report to; None does not.
         mlflow: Experiment at MLflow to report to; None does not.
@@ -200,6 +201,7 @@ class LogConfig:
 
     save_every_steps: int = 0
     keep_every_epochs: int = 0
+    curves: bool = True
     tensorboard: bool = False
     wandb: str | None = None
     mlflow: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,13 +49,13 @@ class Processes:
         dist.all_reduce(message, group=self.control)
         return message.tolist()
 
-    def mean(self, value: Tensor) -> Tensor:
-        """Mean of a tensor over all processes, without a gradient."""
+    def total(self, value: Tensor) -> Tensor:
+        """Sum of a tensor over all processes, without a gradient."""
         if self.world_size == 1:
             return value
         result = value.detach().clone()
         dist.all_reduce(result)
-        return result / self.world_size
+        return result
 
     def from_first(self, value: Any) -> Any:  # noqa: ANN401
         """The first process's value, everywhere; the others wait for it as long as it takes."""
@@ -68,13 +69,16 @@ class Processes:
         """The module with gradients averaged over processes; itself where there is one process."""
         if self.world_size == 1:
             return module
-        return nn.parallel.DistributedDataParallel(
-            module,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            # Statistics are synchronised as they are made, so that every process has the same buffers.
-            broadcast_buffers=False,
-            find_unused_parameters=unused_parameters,
-        )
+        with warnings.catch_warnings():
+            # Newer torch has another name for broadcast_buffers, older torch has this one only.
+            warnings.simplefilter("ignore", FutureWarning)
+            return nn.parallel.DistributedDataParallel(
+                module,
+                device_ids=[device.index] if device.type == "cuda" else None,
+                # Statistics are synchronised as they are made, so that every process has the same buffers.
+                broadcast_buffers=False,
+                find_unused_parameters=unused_parameters,
+            )
 
     def synchronise_norms(self, model: nn.Module, device: torch.device) -> nn.Module:
         """The model with batch norms over all processes; on CUDA torch's own, elsewhere ours."""

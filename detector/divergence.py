@@ -54,7 +54,9 @@ def _write_divergence(run: Run, outcome: StepOutcome, batch: Batch, *, reason: s
         OutputError: The file cannot be written.
     """
     images = batch.images.float()
-    largest = {name: float(value.abs().max()) for name, value in run.learner.model.named_parameters() if value.numel()}
+    largest = {
+        name: float(value.detach().abs().max()) for name, value in run.learner.model.named_parameters() if value.numel()
+    }
     record = {
         "reason": reason,
         "batch": batch.index,

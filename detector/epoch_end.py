@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .callbacks import Callbacks
-from .evaluate import Evaluation, EvaluationSet, evaluate
+from .evaluate import Evaluation, evaluate
+from .evaluation_set import EvaluationSet
 from .reparam import deploy
 from .stop_signals import StopSignals
 from .train_log import FIGURES, draw_curves, draw_samples, write_metrics
@@ -89,7 +90,7 @@ class EpochEnd:
         return {
             "epoch": epoch,
             "iteration": run.progress.iteration,
-            "lr": run.optimizer.param_groups[0]["lr"],
+            "lr": run.lr,
             "loss": sums["total"] / steps,
             **{name: sums[name] / steps for name in ("quality_focal", "giou", "dfl")},
             "positives_per_image": sums["positives"] / images,
@@ -117,10 +118,9 @@ class EpochEnd:
             paths.append(folder.kept(epoch))
         run.save_averaged(*paths, metrics=figures)
         write_metrics([*run.rows, row], folder.metrics)
-        if evaluation is None:
-            return
-        draw_curves([*run.rows, row], folder.curves)
-        if run.config.eval.samples:
+        if evaluation is not None and run.config.log.curves:
+            draw_curves([*run.rows, row], folder.curves)
+        if evaluation is not None and run.config.eval.samples:
             draw_samples(evaluation, folder.samples / f"epoch_{epoch:04d}.jpg", count=run.config.eval.samples)
 
 

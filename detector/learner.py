@@ -30,6 +30,7 @@ class Learner(nn.Module):
         criterion: Its loss.
         channels_last: Channels innermost in memory where that is safe; a matter of speed.
         precision: `fp32`, or what the network's convolutions run in under autocast; losses are always in float32.
+        loss_scale: Factor of the losses, for what averages over processes later.
         frozen: Modules of the network that do not learn: their batch norms stay in evaluation mode.
         compiled: Compile the network with torch.compile.
     """
@@ -41,6 +42,7 @@ class Learner(nn.Module):
         *,
         channels_last: bool = False,
         precision: str = "fp32",
+        loss_scale: float = 1.0,
         frozen: Sequence[nn.Module] = (),
         compiled: bool = False,
     ) -> None:
@@ -48,6 +50,7 @@ class Learner(nn.Module):
         self.model = model
         self.criterion = criterion
         self.precision = precision
+        self.loss_scale = loss_scale
         usable = channels_last and not _corrupts_memory(model)
         self.memory_format = torch.channels_last if usable else torch.contiguous_format
         model.to(memory_format=self.memory_format)
@@ -75,7 +78,11 @@ class Learner(nn.Module):
         images = images.contiguous(memory_format=self.memory_format)
         with self._autocast(images.device.type):
             output = self._head(self._features(images))
-        return self.criterion(output, targets, strides=self.model.strides, num_classes=self.model.num_classes)
+        losses = self.criterion(output, targets, strides=self.model.strides, num_classes=self.model.num_classes)
+        total, quality_focal, giou, dfl = (
+            part * self.loss_scale for part in (losses.total, losses.quality_focal, losses.giou, losses.dfl)
+        )
+        return Losses(total, quality_focal, giou, dfl, num_positives=losses.num_positives)
 
     def _autocast(self, device_type: str) -> AbstractContextManager:
         dtype = PRECISIONS[self.precision]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+
+import torch
 
 from .data.loader import TrainLoader
 from .targets import Batch
@@ -20,13 +22,13 @@ def train_batches(run: Run) -> Generator[Batch, None, None]:
     """
     if run.progress.max_seconds is None:
         final_epochs = run.config.schedule.no_aug_epochs
-        yield from _loader(run, total=run.progress.total_iterations, final_epochs=final_epochs)
+        yield from _batches(run, total=run.progress.total_iterations, final_epochs=final_epochs)
         return
     while not run.progress.finished:
         total, last_stage = run.progress.likely_iterations, run.in_last_stage
         # One epoch more than there are: everything is final.
         final_epochs = total // run.iterations_per_epoch + 1 if last_stage else 0
-        for batch in _loader(run, total=total, final_epochs=final_epochs):
+        for batch in _batches(run, total=total, final_epochs=final_epochs):
             yield batch
             if run.in_last_stage != last_stage:
                 break
@@ -34,9 +36,9 @@ def train_batches(run: Run) -> Generator[Batch, None, None]:
                 break
 
 
-def _loader(run: Run, *, total: int, final_epochs: int) -> TrainLoader:
+def _batches(run: Run, *, total: int, final_epochs: int) -> Iterator[Batch]:
     config = run.config
-    return TrainLoader(
+    loader = TrainLoader(
         run.train_set,
         config.augment,
         batch_size=config.train.batch_size,
@@ -52,3 +54,9 @@ def _loader(run: Run, *, total: int, final_epochs: int) -> TrainLoader:
         multi_scale=config.train.multi_scale,
         multi_scale_every=config.train.multi_scale_every,
     )
+    # Torch's loader draws a seed when it starts; the run's random state must not depend on how often that is.
+    with torch.random.fork_rng(devices=[]):
+        batches = iter(loader)
+        first = next(batches)
+    yield first
+    yield from batches

@@ -70,6 +70,7 @@ class Run:
         best: AP, epoch and further figures of the best evaluation; empty before the first.
         evaluations_without_gain: Since the best one.
         bad_steps: In a row.
+        lr: Learning rate of the last step.
         used_seconds: Before this process began.
         began: Clock when this process began.
     """
@@ -95,6 +96,7 @@ class Run:
     best: dict[str, float] = field(default_factory=dict)
     evaluations_without_gain: int = 0
     bad_steps: int = 0
+    lr: float = 0.0
     used_seconds: float = 0.0
     began: float = field(default_factory=time.monotonic)
 
@@ -150,6 +152,7 @@ class Run:
         period = self.evaluation_period * self.iterations_per_epoch
         self.progress.step(seconds=seconds, used_seconds=used, evaluation_period=period)
         batch_size = self.config.train.batch_size
+        self.lr = outcome.lr
         self.sums["images"] += batch_size
         self.sums["seconds"] += seconds
         if outcome.finite:
@@ -177,6 +180,7 @@ class Run:
             "sums": self.sums,
             "best": self.best,
             "evaluations_without_gain": self.evaluations_without_gain,
+            "lr": self.lr,
             "used_seconds": self.seconds,
         }
         save_training_state(TrainingState(tensors, record), self.folder.state)
@@ -247,7 +251,9 @@ def prepare_run(
         quality_focal_weight=config.loss.quality_focal,
         giou_weight=config.loss.giou,
         dfl_weight=config.loss.dfl,
-        mean_over_processes=processes.mean,
+        # Sums, and losses scaled to outweigh that gradients are averaged: so the least normaliser, 1, means the same
+        # for any number of processes. With means it would be 1 for each process.
+        mean_over_processes=processes.total,
     )
     settings = config.train
     learner = Learner(
@@ -255,6 +261,7 @@ def prepare_run(
         criterion,
         channels_last=settings.channels_last,
         precision=settings.precision,
+        loss_scale=processes.world_size,
         frozen=frozen,
         compiled=settings.compile,
     ).train()
@@ -378,6 +385,7 @@ def _restore(run: Run, state: TrainingState) -> None:
         run.sums = {name: float(record["sums"][name]) for name in SUMS}
         run.best = {name: float(value) for name, value in record["best"].items()}
         run.evaluations_without_gain = int(record["evaluations_without_gain"])
+        run.lr = float(record["lr"])
         run.used_seconds = float(record["used_seconds"])
         run.rows = read_metrics(run.folder.metrics, epochs=int(record["closed_epochs"]))
         _restore_random(state.tensors["rng"], run.device)

@@ -81,7 +81,8 @@ FAST = {
     "ema.decay": 0.9,
     "ema.ramp": 5,
     "eval.every": 2,
-    "eval.samples": 2,
+    "eval.samples": 0,
+    "log.curves": False,
     "data.workers": 0,
 }
 """Three epochs of three steps."""
