@@ -233,8 +233,9 @@ def _as_it_is(made: Any) -> Any:  # noqa: ANN401  torch's annotation knows lists
 
 
 def _start_worker(worker: int) -> None:
-    # The training process answers Ctrl-C and ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Both often go to all processes of a job; the training process answers them and ends its workers.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 

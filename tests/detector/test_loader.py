@@ -264,12 +264,13 @@ def test_a_worker_that_dies(flats, monkeypatch):
         list(TrainLoader(flats, PLAIN, batch_size=2, seed=0, total_iterations=2, num_workers=1))
 
 
-def test_workers_pass_over_interrupts(flats, monkeypatch):
-    """Ctrl-C reaches all processes of a terminal; the training process answers it."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_workers_pass_over_interrupts(number, flats, monkeypatch):
+    """Ctrl-C reaches all processes of a terminal, SIGTERM often all of a job; the training process answers them."""
     read = store.read_reduced
 
     def interrupted(*arguments, **options):
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         return read(*arguments, **options)
 
     monkeypatch.setattr(store, "read_reduced", interrupted)
