@@ -26,10 +26,9 @@ from .errors import ConfigError
 from .learner import PRECISIONS
 from .optim import OptimizerConfig
 from .schedule import ScheduleConfig
+from .settings_file import parse_yaml, read_settings, set_field
 
-RECIPES = Path(__file__).parent / "recipes"
 CLASS_HEADS = ("match", "new")
-MAX_FILE_BYTES = 1_000_000
 COARSEST_STRIDE = 32
 
 
@@ -276,7 +275,7 @@ def load_config(
     Raises:
         ConfigError: An unknown recipe or field (with the nearest name), a value of the wrong type or out of range.
     """
-    content = {} if source is None else _read(source)
+    content = {} if source is None else read_settings(source)
     return config_from_dict(content, source=str(source or "settings"), overrides=overrides, changes=changes)
 
 
@@ -290,20 +289,15 @@ def config_from_dict(
     """As `load_config`, from parsed content."""
     settings = copy.deepcopy(dict(content))
     for name, value in (changes or {}).items():
-        _set(settings, name, value)
+        set_field(settings, name, value)
     texts = list(overrides)
     for text in texts:
         name, sign, value = text.partition("=")
         if not sign or not name.strip():
             raise ConfigError(f"--set {text}: expected field=value, such as train.epochs=50")
-        _set(settings, name.strip(), _parse(value, f"--set {text}"))
+        set_field(settings, name.strip(), parse_yaml(value, f"--set {text}"))
     label = source if not texts else f"{source} with --set {' '.join(texts)}"
     return build(TrainConfig, settings, source=label, error=ConfigError)
-
-
-def recipe_names() -> list[str]:
-    """The recipes that come with the package."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -326,73 +320,6 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def _read(source: str | Path, depth: int = 0) -> dict[str, Any]:
-    """The content of a recipe on top of the one that it extends."""
-    path = _recipe_path(source)
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"{path}: is larger than {MAX_FILE_BYTES} bytes; expected a file of settings")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text ({error})") from error
-    content = _parse(text, str(path))
-    content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: is {type(content).__name__}; expected sections with fields")
-    base = content.pop("extends", None)
-    if base is None:
-        return content
-    if not isinstance(base, str) or depth >= 8:
-        raise ConfigError(f"{path}: extends is {base!r}; expected one recipe or file, in a chain of at most 8")
-    beside = path.parent / base
-    return _merged(_read(beside if beside.is_file() else base, depth + 1), content)
-
-
-def _recipe_path(source: str | Path) -> Path:
-    path = Path(source)
-    if path.suffix in (".yaml", ".yml"):
-        return path
-    if str(source) in recipe_names():
-        return RECIPES / f"{source}.yaml"
-    near = difflib.get_close_matches(str(source), recipe_names(), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise ConfigError(f"recipe {str(source)!r} is unknown; expected a .yaml file or {', '.join(recipe_names())}{hint}")
-
-
-def _merged(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    for key, value in top.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        base[key] = _merged(base[key], value) if both else value
-    return base
-
-
-def _set(content: dict[str, Any], name: str, value: object) -> None:
-    *sections, last = name.split(".")
-    for section in sections:
-        inner = content.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{name}: {section} is no section")
-        content = inner
-    content[last] = value
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, with 1e-4 as a number: YAML 1.1 wants a point in it."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def _parse(text: str, source: str) -> Any:  # noqa: ANN401
-    try:
-        return yaml.load(text, Loader=_Loader)  # derived from the safe loader
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{source}: is not valid YAML ({reason[:200]})") from error
 
 
 def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,18 +18,19 @@ from maenas.structure import Structure, save_structure
 
 from .assign import ASSIGNERS
 from .checkpoint import Checkpoint, save_checkpoint
-from .config import ModelConfig, TrainConfig, changed_fields, is_harmless
+from .config import TrainConfig, changed_fields, is_harmless
 from .criterion import Criterion
 from .data.dataset import Dataset
 from .data.plan import count_iterations
-from .distributed import SINGLE, Processes
+from .distributed import Processes
 from .ema import ModelEma
-from .errors import ConfigError, DataError, TrainingError
+from .errors import TrainingError
 from .fine_tune import frozen_modules, read_weights, transfer_weights
 from .learner import Learner
 from .model import Detector
 from .optim import build_optimizer, optimizer_tensors, restore_optimizer
 from .run_folder import RunFolder
+from .run_plan import checked_data, data_digest, fitted_structure
 from .schedule import Progress
 from .train_log import read_metrics
 from .training_state import TrainingState, load_training_state, save_training_state
@@ -231,7 +230,7 @@ def prepare_run(
         TrainingError: The resumed run had other settings or data.
     """
     state = load_training_state(folder.state) if resume else None
-    train_set, val_set = _checked(config, data, processes)
+    train_set, val_set = checked_data(config, data, processes)
     structure, notes = fitted_structure(structure, config.model, len(data.class_names))
     config = config.for_image_size(structure.image_size)
     model = Detector(structure, class_names=data.class_names)
@@ -295,82 +294,6 @@ def prepare_run(
         write_text_atomically(folder.config, config.to_yaml())
         save_structure(structure, folder.structure)
     return run
-
-
-def plan_run(config: TrainConfig, structure: Structure, data: DataConfig) -> dict[str, Any]:
-    """What a run would do, after the checks that need no image: plain values for people and JSON.
-
-    Raises:
-        MaenasError: As `prepare_run`.
-    """
-    train_set, val_set = _checked(config, data, SINGLE)
-    structure, notes = fitted_structure(structure, config.model, len(data.class_names))
-    per_epoch = count_iterations(len(train_set), config.train.batch_size, last=config.train.last_batch)
-    with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in Detector(structure).parameters())
-    optimizer = config.optimizer
-    return {
-        "structure": f"{structure.name} ({structure.digest})",
-        "parameters": parameters,
-        "image_size": list(structure.image_size),
-        "classes": list(data.class_names),
-        "training_images": len(train_set),
-        "validation_images": len(val_set),
-        "epochs": config.train.epochs,
-        "steps_per_epoch": per_epoch,
-        "steps": per_epoch * config.train.epochs,
-        "optimizer": f"{optimizer.name}, highest learning rate {optimizer.highest_lr(config.train.batch_size):g}",
-        "notes": list(notes),
-    }
-
-
-def fitted_structure(structure: Structure, config: ModelConfig, num_classes: int) -> tuple[Structure, tuple[str, ...]]:
-    """A structure with the data's number of classes and the image size asked for, and notes on what changed."""
-    notes = []
-    if structure.head.num_classes != num_classes:
-        notes.append(
-            f"classes: {structure.head.num_classes} in the structure, {num_classes} in the data; trained: {num_classes}"
-        )
-        structure = replace(structure, head=replace(structure.head, num_classes=num_classes))
-    size = structure.image_size if config.image_size is None else config.image_size
-    if tuple(size) != tuple(structure.image_size):
-        old, new = ("x".join(map(str, sides)) for sides in (structure.image_size, size))
-        notes.append(f"image size: {old} in the structure, trained at {new}")
-        structure = replace(structure, image_size=(size[0], size[1]))
-    return structure, tuple(notes)
-
-
-def data_digest(*datasets: Dataset) -> str:
-    """Twelve hex digits of everything in data sets but the pixels and where the files lie."""
-    digest = hashlib.sha256()
-    for dataset in datasets:
-        digest.update(f"{json.dumps(list(dataset.class_names))};{len(dataset)};".encode())
-        for record in dataset.images:
-            digest.update(f"{record.image_id};{record.path.name};{record.size};".encode())
-            for values in (record.boxes, record.labels, record.ignored):
-                digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()[:12]
-
-
-def _checked(config: TrainConfig, data: DataConfig, processes: Processes) -> tuple[Dataset, Dataset]:
-    """The training and the validation set, if they can be used."""
-    batch, train_set, val_set = config.train.batch_size, data.train, data.val
-    if train_set is None or val_set is None:
-        missing = "train" if train_set is None else "val"
-        raise DataError(f"{config.data.path or 'the data set'}: has no split {missing}; expected train and val")
-    if batch > len(train_set):
-        raise ConfigError(
-            f"train.batch_size is {batch}, but {train_set.name} has {len(train_set)} images; "
-            f"expected a batch of at most {len(train_set)}"
-        )
-    if batch % processes.world_size:
-        raise ConfigError(
-            f"train.batch_size is {batch}, the images of all processes together; "
-            f"expected a multiple of the number of processes, {processes.world_size}"
-        )
-    if all(record.ignored.all() for record in val_set.images):
-        raise DataError(f"{val_set.name}: its images ({len(val_set)}) hold no box; there is nothing to evaluate")
-    return train_set, val_set
 
 
 def _restore(run: Run, state: TrainingState) -> None:

@@ -222,7 +222,7 @@ def _print_plan(job: _Job, *, as_json: bool) -> None:
     from maenas.cli.detector import bundled
     from maenas.cli.report import console
 
-    plan = bundled("training_run").plan_run(job.config, job.structure, job.data)
+    plan = bundled("run_plan").plan_run(job.config, job.structure, job.data)
     if as_json:
         print(json.dumps({**plan, "out": str(job.out), "config": job.config.to_dict()}))
         return

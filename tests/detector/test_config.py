@@ -16,9 +16,9 @@ from detector.config import (
     config_from_dict,
     is_harmless,
     load_config,
-    recipe_names,
 )
 from detector.errors import ConfigError
+from detector.settings_file import recipe_names
 
 
 def test_defaults_are_the_published_recipe():

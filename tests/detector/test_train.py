@@ -33,8 +33,8 @@ from detector.errors import CheckpointError, ConfigError, DataError, TrainingErr
 from detector.evaluate import evaluate  # noqa: E402
 from detector.learner import Learner  # noqa: E402
 from detector.model import Detector  # noqa: E402
+from detector.run_plan import data_digest, plan_run  # noqa: E402
 from detector.train import train  # noqa: E402
-from detector.training_run import data_digest, plan_run  # noqa: E402
 from maenas.errors import OutputError  # noqa: E402
 
 FULL = {"log__keep_every_epochs": 2, "log__curves": True, "eval__samples": 2}
