@@ -1,4 +1,4 @@
-"""What a runtime's layer times say too much or too little: its profiler's own time, and the time between layers."""
+"""What a runtime's layer times say too much: its profiler's own time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LEAST = 0.1
 
 
 def layer_overhead_ms(records: Sequence[Record]) -> float:
-    """Time per layer by which layer times exceed their networks, timed without a profiler; negative where they miss.
+    """Time per layer by which layer times exceed their networks, timed without a profiler; never negative.
 
-    ONNX Runtime's profiler adds some microseconds to each node, so small networks would come out a third too slow;
-    OpenVINO's counters leave out what passes between layers.
+    ONNX Runtime's profiler adds some microseconds to each node, so small networks would come out a third too slow.
+    OpenVINO's counters add nothing; what passes between its layers is left to the line through whole networks.
 
     Args:
         records: Those with layer times are used, and each says how long its whole network takes.
@@ -34,11 +34,11 @@ def layer_overhead_ms(records: Sequence[Record]) -> float:
     if not rows:
         return 0.0
     counts, excess = np.array(rows).T
-    return float(counts @ excess / (counts @ counts))
+    return max(0.0, float(counts @ excess / (counts @ counts)))
 
 
 def without_overhead(records: Sequence[Record]) -> list[Record]:
-    """The records with layer times that add up to their networks, as far as one number per layer can make them."""
+    """The records with layer times that exceed their networks no more, as far as one number per layer can say."""
     overhead = layer_overhead_ms(records)
     return [_corrected(record, overhead) for record in records]
 
