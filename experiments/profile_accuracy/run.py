@@ -26,7 +26,7 @@ from maenas.profiling.harness import run_campaign
 from maenas.profiling.host import pin
 from maenas.profiling.measurement import Settings, summarize
 from maenas.profiling.probes import isolated_op
-from maenas.profiling.profile import Question, run_profile
+from maenas.profiling.profile import JOURNAL_FILE, Question, run_profile
 from maenas.published import load_published
 from maenas.spaces import load_space
 
@@ -75,6 +75,7 @@ def main() -> None:
         test=() if arguments.quick else tuple(load_published(f"damo-yolo-{model}") for model in ("ns", "nm", "nl")),
         foreign=foreign_networks(arguments.work / "foreign"),
     )
+    resumed = (work / JOURNAL_FILE).exists()
     started = time.perf_counter()
     folder, fitted = run_profile(
         question,
@@ -91,7 +92,7 @@ def main() -> None:
     arguments.out.mkdir(exist_ok=True)
     (arguments.out / f"networks-{name}.csv").write_bytes(networks_to_csv(rows))
     plot_networks(rows, arguments.out / f"networks-{name}.png", title=name)
-    write_result(arguments.out / "results.csv", name, rows, fitted, seconds)
+    write_result(arguments.out / "results.csv", name, rows, fitted, None if resumed else seconds)
     print(f"{folder}: {seconds / 60:.1f} min")
 
 
@@ -165,16 +166,20 @@ def with_isolated(rows: list[NetworkRow], fitted: Fit, question: Question, work:
     return found
 
 
-def write_result(path: Path, name: str, rows: list[NetworkRow], fitted: Fit, seconds: float) -> None:
-    """Replace the line of this table in results.csv."""
+def write_result(path: Path, name: str, rows: list[NetworkRow], fitted: Fit, seconds: float | None) -> None:
+    """Replace the line of this table in results.csv; a resumed run leaves the minutes of the first one."""
     test = [row for row in rows if row.role == "test"]
     foreign = [row for row in rows if row.role == "foreign"]
     of_test, of_foreign = errors_of(test), errors_of(foreign)
     spread = np.median([(r.high_ms - r.low_ms) / r.measured_ms for r in fitted.results])
     extrapolated = [r.extrapolated_share for r in fitted.results if r.network.role == "foreign"]
+    lines = {}
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as stream:
+            lines = {row["table"]: row for row in csv.DictReader(stream)}
     line = {
         "table": name,
-        "minutes": round(seconds / 60, 1),
+        "minutes": lines.get(name, {}).get("minutes", "") if seconds is None else round(seconds / 60, 1),
         "samples": len(fitted.times.samples),
         "test_networks": of_test.n,
         "test_mean_error": round(of_test.mean_abs, 4),
@@ -193,10 +198,6 @@ def write_result(path: Path, name: str, rows: list[NetworkRow], fitted: Fit, sec
         "fixed_ms": round(fitted.line.fixed_ms, 4),
         "scale": round(fitted.line.scale, 4),
     }
-    lines = {}
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as stream:
-            lines = {row["table"]: row for row in csv.DictReader(stream)}
     lines[name] = {key: str(value) for key, value in line.items()}
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(line), lineterminator="\n")
