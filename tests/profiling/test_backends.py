@@ -171,6 +171,21 @@ def test_a_precision_that_would_run_as_fp32_is_refused(precision, monkeypatch):
                 opened("torch-cpu", precision=precision)
 
 
+@pytest.mark.export
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("name", ["openvino", "torch-cpu"])
+def test_a_precision_that_is_offered_is_the_one_that_runs(name, precision, tmp_path):
+    pytest.importorskip(name.partition("-")[0])
+    try:
+        backend = opened(name, precision=precision)
+    except ProfileError as refused:
+        pytest.skip(str(refused))
+    write_reference(tmp_path / "reference.onnx")
+    # Opening asks the runtime what it runs, and refuses another precision.
+    layers, _ = layers_of(backend, tmp_path / "reference.onnx")
+    assert layers
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
