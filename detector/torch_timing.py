@@ -98,7 +98,7 @@ def open_adapter(
         compiled: Use `torch.compile`.
         precision: `fp32` (without TF32), `fp16` or `bf16`.
         threads: CPU threads of one inference.
-        channels_last: Memory layout; by default the usually faster one: on CUDA for half precision only, on CPUs always.
+        channels_last: Memory layout; by default the usually faster one: on a CPU, and on CUDA in half precision.
 
     Raises:
         InputError: There is no such device, or it lacks the precision.
