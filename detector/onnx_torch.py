@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from maenas.extras import require
 
 from .errors import InputError
-from .onnx_torch_ops import FUNCTIONS, Call, Dynamic, Value
+from .onnx_torch_call import Call, Dynamic, Value
+from .onnx_torch_ops import FUNCTIONS
 
 _IN_PLACE = (F.relu, F.silu, F.leaky_relu, F.hardsigmoid, F.hardswish)
 _FRESH = (F.conv2d, F.conv_transpose2d, F.batch_norm, F.linear, torch.add, torch.sub, torch.mul, torch.div)

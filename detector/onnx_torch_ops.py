@@ -3,93 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import InputError
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Dynamic:
-    """A value that depends on the images: the call that makes it, and an example without content."""
-
-    node: fx.Node
-    example: Tensor
-
-
-Value = Dynamic | Tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Call:
-    """One ONNX node to be written in torch.
-
-    Attributes:
-        name: Of the node.
-        op_type: Such as `Conv`.
-        opset: Version of the operator set.
-        attributes: By name; tensors among them as torch's.
-        inputs: By position; None where one is left out.
-        num_outputs: How many the node has.
-        emit: Calls a torch function (function, arguments, keyword arguments).
-    """
-
-    name: str
-    op_type: str
-    opset: int
-    attributes: Mapping[str, Any]
-    inputs: tuple[Value | None, ...]
-    num_outputs: int
-    emit: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
-
-    @property
-    def x(self) -> Value:
-        """The first input."""
-        return self.given(0)
-
-    def given(self, position: int) -> Value:
-        """An input that has to be there."""
-        value = self.input(position)
-        if value is None:
-            raise self.refuse(f"has no input {position}")
-        return value
-
-    def input(self, position: int) -> Value | None:
-        """An input that may be left out."""
-        return self.inputs[position] if position < len(self.inputs) else None
-
-    def get(self, name: str, default: Any = None) -> Any:  # noqa: ANN401
-        """An attribute, text decoded."""
-        value = self.attributes.get(name, default)
-        return value.decode() if isinstance(value, bytes) else value
-
-    def constant(self, position: int, attribute: str | None = None) -> list[Any] | None:
-        """Numbers that older operator sets give as an attribute and newer ones as an input; None if left out."""
-        value = self.input(position)
-        if value is None:
-            given = self.attributes.get(attribute) if attribute else None
-            return None if given is None else [given] if isinstance(given, int | float) else list(given)
-        if isinstance(value, Dynamic):
-            raise self.refuse(f"has an input {position} that depends on the images")
-        return value.reshape(-1).tolist()
-
-    def refuse(self, reason: str) -> InputError:
-        """An error that says what about this node is not known; the reader adds the file."""
-        return InputError(f"node {self.name!r}, a {self.op_type}, {reason}: torch has no form of that here")
-
-    def __call__(self, function: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Call a torch function."""
-        return self.emit(function, args, kwargs)
-
-
-def shape_of(value: Value) -> tuple[int, ...]:
-    """Its lengths."""
-    return tuple((value.example if isinstance(value, Dynamic) else value).shape)
+from .onnx_torch_call import Call, Dynamic, Value, shape_of
+from .onnx_torch_shapes import SHAPE_FUNCTIONS
 
 
 def _pads(call: Call, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> list[int]:
@@ -253,95 +175,6 @@ def _gemm(call: Call) -> Value:
     return call(torch.add, product, call(torch.mul, c, beta) if beta != 1.0 else c)
 
 
-def _slice(call: Call) -> Value:
-    starts, ends = call.constant(1, "starts"), call.constant(2, "ends")
-    if starts is None or ends is None:
-        raise call.refuse("has no starts and ends")
-    axes, steps = call.constant(3, "axes") or list(range(len(starts))), call.constant(4) or [1] * len(starts)
-    parts = [slice(None)] * len(shape_of(call.x))
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        if step < 1:
-            raise call.refuse("runs backwards")
-        parts[axis] = slice(start, end, step)
-    return call(_items, call.x, tuple(parts))
-
-
-def _items(x: Tensor, parts: tuple[slice, ...]) -> Tensor:
-    return x[parts]
-
-
-def _reshape(call: Call) -> Value:
-    target, shape = call.constant(1, "shape") or [], shape_of(call.x)
-    if not call.get("allowzero", 0):
-        target = [shape[axis] if length == 0 else length for axis, length in enumerate(target)]
-    return call(torch.reshape, call.x, target)
-
-
-def _flatten(call: Call) -> Value:
-    shape, axis = shape_of(call.x), call.get("axis", 1)
-    return call(torch.reshape, call.x, [math.prod(shape[:axis]), -1])
-
-
-def _unsqueeze(call: Call) -> Value:
-    axes, value = call.constant(1, "axes") or [], call.x
-    rank = len(shape_of(value)) + len(axes)
-    for axis in sorted(axis % rank for axis in axes):
-        value = call(torch.unsqueeze, value, axis)
-    return value
-
-
-def _squeeze(call: Call) -> Value:
-    axes = call.constant(1, "axes")
-    if axes is None:
-        return call(torch.squeeze, call.x)
-    return call(torch.squeeze, call.x, tuple(axes))
-
-
-def _transpose(call: Call) -> Value:
-    rank = len(shape_of(call.x))
-    return call(torch.permute, call.x, list(call.get("perm", range(rank - 1, -1, -1))))
-
-
-def _split(call: Call) -> Value | tuple[Value, ...]:
-    axis, sizes = call.get("axis", 0), call.constant(1, "split")
-    length, parts = shape_of(call.x)[axis], call.num_outputs
-    if sizes is None:
-        size = -(-length // parts)
-        sizes = [min(size, length - size * index) for index in range(parts)]
-    return tuple(call(torch.split, call.x, sizes, axis))
-
-
-def _pad(call: Call) -> Value:
-    pads, axes = call.constant(1, "pads") or [], call.constant(3)
-    fill, rank = call.constant(2, "value"), len(shape_of(call.x))
-    mode = call.get("mode", "constant")
-    half = len(pads) // 2
-    both = {axis % rank: (pads[index], pads[half + index]) for index, axis in enumerate(axes or range(half))}
-    last_first = [amount for axis in range(rank - 1, -1, -1) for amount in both.get(axis, (0, 0))]
-    while last_first[-2:] == [0, 0]:
-        del last_first[-2:]
-    if not last_first:
-        return call.x
-    modes = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}
-    if mode not in modes:
-        raise call.refuse(f"pads by {mode}")
-    if mode == "constant":
-        return call(F.pad, call.x, last_first, value=float(fill[0]) if fill else 0.0)
-    return call(F.pad, call.x, last_first, mode=modes[mode])
-
-
-def _gather(call: Call) -> Value:
-    indices, axis, shape = call.given(1), call.get("axis", 0), shape_of(call.x)
-    if isinstance(indices, Dynamic):
-        raise call.refuse("takes places that depend on the images")
-    places = indices.to(torch.int64) % shape[axis]
-    if places.dim() == 0:
-        return call(torch.select, call.x, axis, int(places))
-    found = call(torch.index_select, call.x, axis, places.reshape(-1))
-    axis %= len(shape)
-    return call(torch.reshape, found, [*shape[:axis], *places.shape, *shape[axis + 1 :]])
-
-
 def _batch_norm(call: Call) -> Value:
     if call.get("training_mode", 0):
         raise call.refuse("is in training mode")
@@ -399,40 +232,6 @@ _TYPES = {
 """Element types by their number in the format."""
 
 
-def _constant(call: Call) -> Value:
-    for name, dtype in (("value_float", torch.float32), ("value_floats", torch.float32)):
-        if name in call.attributes:
-            return torch.tensor(call.attributes[name], dtype=dtype)
-    for name in ("value_int", "value_ints"):
-        if name in call.attributes:
-            return torch.tensor(call.attributes[name], dtype=torch.int64)
-    if "value" not in call.attributes:
-        raise call.refuse("holds neither numbers nor a tensor")
-    return call.attributes["value"]
-
-
-def _constant_of_shape(call: Call) -> Value:
-    value = call.attributes.get("value", torch.zeros(1))
-    return torch.full(call.constant(0) or [], value.item(), dtype=value.dtype)
-
-
-def _shape(call: Call) -> Value:
-    return torch.tensor(shape_of(call.x), dtype=torch.int64)[call.get("start", 0) : call.get("end")]
-
-
-def _expand(call: Call) -> Value:
-    shape, target = shape_of(call.x), call.constant(1) or []
-    shape = (1,) * (len(target) - len(shape)) + shape
-    target = [1] * (len(shape) - len(target)) + target
-    return call(torch.broadcast_to, call.x, [max(pair) for pair in zip(shape, target, strict=True)])
-
-
-def _depth_to_space(call: Call) -> Value:
-    if call.get("mode", "DCR") != "CRD":
-        raise call.refuse("has the order DCR")
-    return call(F.pixel_shuffle, call.x, call.get("blocksize"))
-
-
 def _sum(call: Call) -> Value:
     total = call.x
     for position in range(1, len(call.inputs)):
@@ -458,25 +257,19 @@ def _same(call: Call) -> Value:
 
 
 FUNCTIONS: dict[str, Callable[[Call], Value | tuple[Value, ...]]] = {
+    **SHAPE_FUNCTIONS,
     "Add": _binary(torch.add),
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
     "Clip": _clip,
-    "Concat": lambda call: call(torch.cat, list(call.inputs), call.get("axis")),
-    "Constant": _constant,
-    "ConstantOfShape": _constant_of_shape,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
-    "DepthToSpace": _depth_to_space,
     "Div": _div,
     "Dropout": _same,
     "Elu": lambda call: call(F.elu, call.x, call.get("alpha", 1.0)),
     "Erf": _unary(torch.erf),
     "Exp": _unary(torch.exp),
-    "Expand": _expand,
-    "Flatten": _flatten,
-    "Gather": _gather,
     "Gelu": lambda call: call(F.gelu, call.x, approximate=call.get("approximate", "none")),
     "Gemm": _gemm,
     "GlobalAveragePool": _global(torch.mean),
@@ -492,28 +285,20 @@ FUNCTIONS: dict[str, Callable[[Call], Value | tuple[Value, ...]]] = {
     "Mul": _binary(torch.mul),
     "Neg": _unary(torch.neg),
     "PRelu": _prelu,
-    "Pad": _pad,
     "Pow": _binary(torch.pow),
     "Reciprocal": _unary(torch.reciprocal),
     "ReduceMax": _reduce(torch.amax),
     "ReduceMean": _reduce(torch.mean),
     "ReduceSum": _reduce(torch.sum),
     "Relu": _unary(F.relu),
-    "Reshape": _reshape,
     "Resize": _resize,
-    "Shape": _shape,
     "Sigmoid": _unary(torch.sigmoid),
-    "Slice": _slice,
     "Softmax": _softmax,
     "Softplus": _unary(F.softplus),
-    "Split": _split,
     "Sqrt": _unary(torch.sqrt),
-    "Squeeze": _squeeze,
     "Sub": _binary(torch.sub),
     "Sum": _sum,
     "Tanh": _unary(torch.tanh),
-    "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze,
     "Upsample": _resize,
 }
 """What is written for a node."""
