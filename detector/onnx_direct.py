@@ -70,6 +70,7 @@ class _Writer:
         self.constants: list[Any] = []
         self.names: dict[fx.Node, str] = {}
         self.shared: dict[tuple[str, bytes], str] = {}
+        self.written: dict[str, str] = {}
 
     def write(self, graph: fx.Graph, input_name: str, output_names: Sequence[str]) -> None:
         """Every call that a map depends on, in the order of execution."""
@@ -99,10 +100,13 @@ class _Writer:
         return _FUNCTIONS[call.target](self, call)
 
     def node(self, op_type: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:  # noqa: ANN401
-        """Add a node called after the tensor that it makes."""
-        made = {key: value for key, value in attributes.items() if value is not None}
-        self.nodes.append(self.onnx.helper.make_node(op_type, list(inputs), [name], name=name, **made))
-        return name
+        """Add a node called after the tensor that it makes; one that does the same serves again."""
+        given = {key: value for key, value in attributes.items() if value is not None}
+        key = repr((op_type, list(inputs), given))
+        if key not in self.written:
+            self.nodes.append(self.onnx.helper.make_node(op_type, list(inputs), [name], name=name, **given))
+            self.written[key] = name
+        return self.written[key]
 
     def first(self, call: fx.Node) -> str:
         """The tensor that a call reads first."""

@@ -91,7 +91,7 @@ def test_other_published_models_equal_torchs_export(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_random_structures_equal_torchs_export(family):
-    for structure in random_structures(family, 6):
+    for structure in random_structures(family, 2):
         check(structure)
 
 
