@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from maenas.extras import require
+from maenas.extras import openvino_core, require
 
 from .artifact import ModelCard, read_card
 from .decode import STRIDES, decode
@@ -82,7 +82,7 @@ class OpenVinoSession:
         settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
-        core = runtime.Core()
+        core = openvino_core(purpose="running an exported model in OpenVINO")
         source = model if isinstance(model, bytes) else str(model)
         graph = core.read_model(source)
         self._compiled = core.compile_model(graph, "CPU", settings)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from types import ModuleType
+from typing import Any
 
 from maenas.errors import MissingExtraError
 
@@ -29,3 +31,20 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
         else:
             reason = f"needs the package {package}, which fails to import: {error}"
         raise MissingExtraError(f"{purpose} {reason}") from error
+
+
+def openvino_core(*, purpose: str) -> Any:  # noqa: ANN401
+    """OpenVINO's one Core of this process, kept to its end.
+
+    Its CPU plugin gives signal handlers a stack of its own, and what it leaves behind when the last Core goes is no
+    memory any more: the next Ctrl-C or SIGTERM would crash the process (seen with OpenVINO 2026.4).
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed; `purpose` begins the message.
+    """
+    return _core_of(require("openvino", extra="openvino", purpose=purpose))
+
+
+@functools.cache
+def _core_of(openvino: ModuleType) -> Any:  # noqa: ANN401
+    return openvino.Core()

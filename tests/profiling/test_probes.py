@@ -11,6 +11,7 @@ import pytest
 onnx = pytest.importorskip("onnx")
 
 from maenas.errors import ProfileError  # noqa: E402
+from maenas.extras import openvino_core  # noqa: E402
 from maenas.latency.table_rows import TableRow  # noqa: E402
 from maenas.lowering.op import OP_KINDS, conv, glue  # noqa: E402
 from maenas.profiling.onnx_ops import read_network_ops  # noqa: E402
@@ -29,9 +30,7 @@ def outputs_of(model, runtime):
     dims = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
     images = np.random.default_rng(0).uniform(0, 255, dims).astype(np.float32)
     if runtime == "openvino":
-        import openvino
-
-        core = openvino.Core()
+        core = openvino_core(purpose="a test")
         compiled = core.compile_model(
             core.read_model(model.SerializeToString()),
             "CPU",

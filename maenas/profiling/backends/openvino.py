@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from maenas.errors import ProfileError
-from maenas.extras import require
+from maenas.extras import openvino_core, require
 from maenas.profiling.backends.layers import LayerTime, complete_sources
 from maenas.profiling.backends.model_file import ModelFile, open_model_file, random_images
 from maenas.profiling.backends.precision import check_ran, heavy_nodes
@@ -53,7 +53,7 @@ class OpenVinoBackend:
 def open_backend(*, threads: int, precision: str, batch: int) -> OpenVinoBackend:
     """The CPU plugin with these settings; see `backends.open_backend`."""
     openvino = require("openvino", extra="openvino", purpose="profiling with OpenVINO")
-    core = openvino.Core()
+    core = openvino_core(purpose="profiling with OpenVINO")
     with unpinned():
         _count_cores(openvino, core)
     offered = core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
