@@ -5,46 +5,20 @@ from __future__ import annotations
 import pytest
 
 torch = pytest.importorskip("torch")
+pytest.importorskip("safetensors")
+pytest.importorskip("cv2")
 
 import torch.distributed as dist  # noqa: E402
-from torch import multiprocessing, nn  # noqa: E402
+from process_cases import learn, make_batch, make_network, normalise_in_one_of_two  # noqa: E402
+from torch import multiprocessing  # noqa: E402
 
 from detector.sync_norm import SyncNorm2d, synchronise_norms  # noqa: E402
-
-
-def make_network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5, eps=1e-3, momentum=0.03), nn.ReLU(), nn.Conv2d(5, 2, 1))
-
-
-def make_batch() -> torch.Tensor:
-    return 40 + 10 * torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-
-
-def learn(network: nn.Sequential, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Gradients and statistics after one pass; the batch counts as a sum."""
-    batch = batch.requires_grad_()
-    output = network(batch)
-    (output * torch.arange(output[0].numel()).view_as(output[0]).sin()).sum().backward()
-    found = {name: parameter.grad for name, parameter in network.named_parameters()}
-    return found | dict(network.named_buffers()) | {"batch": batch.grad}
-
-
-def one_of_two(rank: int, place: str, results) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
-    network = make_network().double()
-    synchronise_norms(network, None)
-    part = make_batch().double()[:3] if rank == 0 else make_batch().double()[3:]
-    results[rank] = {name: value.numpy() for name, value in learn(network, part).items()}
-    dist.destroy_process_group()
 
 
 def test_two_processes_equal_one(tmp_path):
     results = multiprocessing.Manager().dict()
     arguments = (str(tmp_path / "meeting"), results)
-    # Forked: starting Python anew would take longer than the test.
-    multiprocessing.start_processes(one_of_two, arguments, nprocs=2, start_method="fork")
+    multiprocessing.start_processes(normalise_in_one_of_two, arguments, nprocs=2, start_method="spawn")
     expected = learn(make_network().double(), make_batch().double())
     first, second = ({name: torch.from_numpy(value) for name, value in results[rank].items()} for rank in (0, 1))
     for name in ("0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"):

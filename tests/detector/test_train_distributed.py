@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import signal
 import socket
 from pathlib import Path
 
@@ -14,47 +12,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 pytest.importorskip("cv2")
 
+from process_cases import CONFIG, train_in_one_of_two  # noqa: E402
 from torch import multiprocessing  # noqa: E402
 from training_cases import fast_config, rectangles, tiny_structure, weights_of  # noqa: E402
 
-from detector.callbacks import Callback  # noqa: E402
 from detector.data.source import load_data  # noqa: E402
 from detector.distributed import SINGLE, joined_processes, pick_device  # noqa: E402
 from detector.errors import ConfigError  # noqa: E402
 from detector.train import train  # noqa: E402
-
-# Few steps: sooner or later a rounding difference moves a point to another box, and the runs part.
-CONFIG = {
-    "train__epochs": 2,
-    "train__batch_size": 6,
-    "schedule__warmup_epochs": 0,
-    "optimizer__name": "sgd",
-    "optimizer__lr": 0.02,
-}
-
-
-class StopAt(Callback):
-    def on_step(self, step):
-        if step.iteration == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def one_of_two(rank: int, port: int, data: str, out: str, options: dict) -> None:
-    torch.set_num_threads(1)
-    names = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in names.items()})
-    resume, stop = options.pop("resume", False), options.pop("stop", False)
-    with joined_processes(os.environ, device="cpu") as processes:
-        result = train(
-            fast_config(**{**CONFIG, **options}),
-            tiny_structure(),
-            load_data(data),
-            out=out,
-            resume=resume,
-            callbacks=[StopAt()] if stop and rank == 0 else [],
-            processes=processes,
-        )
-        assert result.ended_by == ("SIGTERM" if stop else "completed")
 
 
 def run_two(data: Path, out: Path, **options) -> None:
@@ -62,7 +27,7 @@ def run_two(data: Path, out: Path, **options) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     arguments = (port, str(data), str(out), options)
-    multiprocessing.start_processes(one_of_two, arguments, nprocs=2, start_method="fork")
+    multiprocessing.start_processes(train_in_one_of_two, arguments, nprocs=2, start_method="spawn")
 
 
 def assert_close(first: Path, second: Path) -> None:
