@@ -20,7 +20,7 @@ demo: $(VENV)/.stamp-detector
 	rm -rf runs/demo
 	$(BIN)/maenas search --budget 3.8ms --device t4 --block res --out runs/demo/t4
 	$(BIN)/maenas explain runs/demo/t4/structure.json --device t4
-	$(BIN)/maenas search --budget 1ms --device t4 --block res --max-layers 17 --image-size 320 --num-classes 5 --out runs/demo/search
+	$(BIN)/maenas search --budget 0.9ms --device t4 --block res --max-layers 17 --image-size 224 --num-classes 5 --out runs/demo/search
 	$(BIN)/maenas sample-data runs/demo/data
 	$(BIN)/maenas train runs/demo/search/structure.json --data runs/demo/data --recipe small-data --max-minutes $(MINUTES) --out runs/demo/train
 	$(BIN)/maenas eval runs/demo/train/last.safetensors --data runs/demo/data --out runs/demo/eval
