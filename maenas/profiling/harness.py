@@ -30,6 +30,7 @@ _REFERENCE_RUNS, _REFERENCE_SECONDS = 5, 0.05
 
 _FIRST_REFERENCES = 5
 _QUIET_SECONDS = 1.0
+_FORCED_ATTEMPTS = 8
 _LEVEL_READINGS, _LEVEL_QUANTILE = 24, 0.25
 """The usual time of the reference: this quantile of its latest readings. Disturbances only ever slow it."""
 
@@ -208,8 +209,10 @@ class _Campaign:
             DeviceBusyError: None was.
         """
         patience = self.settings.patience_s
-        for attempt in range(1, self.settings.attempts + 1):
-            last = attempt == self.settings.attempts
+        # With force nothing waits for quiet, so many more attempts would only cost time.
+        attempts = min(self.settings.attempts, _FORCED_ATTEMPTS) if self.settings.force else self.settings.attempts
+        for attempt in range(1, attempts + 1):
+            last = attempt == attempts
             record = self._attempt(entry, pass_index, keep=last and self.settings.force)
             book.append(asdict(record))
             self.remember(record)

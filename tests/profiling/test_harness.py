@@ -286,6 +286,13 @@ def test_force_keeps_the_last_attempt_and_marks_it(tmp_path):
     assert bench.run() == records
 
 
+def test_force_does_not_try_for_ever(tmp_path):
+    bench = Bench(tmp_path, names="a", settings=Settings(passes=1, force=True))
+    bench.clock.busy = [0.9] * 100
+    (record,) = bench.run()
+    assert bench.opened == [8] and record.kept and not record.accepted
+
+
 def test_first_references_wait_for_agreement(bench):
     bench.reference.series = [5.0, 5.0, 5.0, 5.0, 6.0]
     bench.run()
