@@ -101,6 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
     job = _job(arguments)
     device = job.config.train.device
     kind = (distributed.best_device() if device == "auto" else device).partition(":")[0]
+    if kind == "cpu":
+        bundled("cpu_memory").keep_freed_memory()
     with distributed.joined_processes(os.environ, device=kind) as processes:
         if arguments.dry_run:
             if processes.is_first:
