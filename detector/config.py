@@ -21,6 +21,7 @@ from .assign import ASSIGNERS
 from .data.plan import LAST_BATCHES
 from .data.settings import AugmentSettings
 from .data.store import CACHES
+from .distill_config import DistillConfig
 from .ema import EmaConfig
 from .errors import ConfigError
 from .learner import PRECISIONS
@@ -221,6 +222,7 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     loss: LossConfig = field(default_factory=LossConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -256,6 +258,8 @@ HARMLESS = (
     "train.patience",
     "train.device",
     "train.max_bad_steps",
+    "distill.teacher",
+    "distill.cache",
     "eval.",
     "log.",
 )
