@@ -48,6 +48,8 @@ class AugmentSettings:
         sada_ramp: SADA becomes frequent with time: until the end of the run (`all`, official), or only until the final
             epochs begin (`until_final`).
         sada_in_final_epochs: Also in the final epochs, where mosaic and MixUp are off; official.
+        views: So many samples are made of each image, which come again in turn, one per epoch; 0 always makes new
+            ones. Few of them let a teacher's maps be kept (`distill.cache`).
     """
 
     image_size: tuple[int, int] = (640, 640)
@@ -75,6 +77,7 @@ class AugmentSettings:
     sada_box_probability: float = 0.3
     sada_ramp: str = "all"
     sada_in_final_epochs: bool = True
+    views: int = 0
 
     def __post_init__(self) -> None:
         check_size("image_size", self.image_size)
@@ -98,11 +101,21 @@ class AugmentSettings:
             require(0.01 <= low <= high <= 10, name, [low, high], "two numbers from 0.01 to 10, the smaller first")
         require(self.sada_ramp in SADA_RAMPS, "sada_ramp", self.sada_ramp, f"one of {', '.join(SADA_RAMPS)}")
         SadaPolicy.from_vector(self.sada_vector)
+        require(self.views >= 0, "views", self.views, "an integer, 0 or more")
 
     @property
     def tile_size(self) -> tuple[int, int]:
         """(height, width) of each image of a mosaic, and of the finished mosaic."""
         return self.image_size if self.mosaic_size is None else self.mosaic_size
+
+    @property
+    def samples_per_image(self) -> float:
+        """Different samples that are made of an image with mosaic on, and again without; infinity without an end."""
+        if self.sada or (not self.views and (self.mosaic or self.hue or self.saturation or self.value)):
+            return math.inf  # SADA grows stronger with time, so that even its views differ
+        if self.views:
+            return self.views
+        return (1 + (0 < self.flip < 1)) * (1 + (0 < self.flip_vertical < 1)) * (4 if self.rotate_90 else 1)
 
 
 def check_size(name: str, size: tuple[int, int]) -> None:
