@@ -1,10 +1,11 @@
-"""Where images come from: files, folders, patterns, lists, pictures in memory, videos; read one after the other."""
+"""Where images come from: files, folders, patterns, lists, pictures in memory, videos, cameras, network streams."""
 
 from __future__ import annotations
 
 import glob
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .images import IMAGE_SUFFIXES, as_rgb, read_image
+from .live import Live, is_recording, live_address
 from .video import VIDEO_SUFFIXES, VideoReader
 
 
@@ -26,8 +28,10 @@ class Item:
         image: (H, W, 3) uint8 RGB, upright; None where `error` says why.
         error: What is wrong with it, in one line.
         path: The file; None for a picture in memory.
-        frame: Number of a video's frame, counted from 0.
-        time_s: Its time from the start, in seconds, by the file's frame rate.
+        frame: Number of a video's frame, counted from 0; of a live source over all that came, so that gaps tell what
+            was dropped.
+        time_s: Its time from the start, in seconds: by the file's frame rate, of a live source by the clock.
+        taken_s: When the frame came from a live source, by `time.perf_counter`.
     """
 
     name: str
@@ -36,6 +40,7 @@ class Item:
     path: Path | None = None
     frame: int | None = None
     time_s: float | None = None
+    taken_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,21 +48,23 @@ class Source:
     """Images to be read when they are asked for; iterating gives `Item`s, in a fixed order.
 
     Attributes:
-        kind: One image, several, or a video.
-        name: What was given, as text.
+        kind: One image, several, a video, or a camera or stream that does not wait for its reader.
+        name: What was given, as text; of a URL without user and password.
         length: How many items there are; None if unknown. A video's may be an estimate.
         num_ignored: Files of a folder or pattern that are no images by their suffix.
         paths: Files that are read.
-        fps: Frame rate of a video.
+        fps: Frame rate of a video; None for a live source, whose own is in `live` once it is open.
+        live: The camera or stream.
     """
 
-    kind: Literal["image", "collection", "video"]
+    kind: Literal["image", "collection", "video", "live"]
     name: str
     length: int | None
     items: Callable[[], Iterator[Item]] = field(repr=False)
     num_ignored: int = 0
     paths: tuple[Path, ...] = ()
     fps: float | None = None
+    live: Live | None = None
 
     def __iter__(self) -> Iterator[Item]:
         return self.items()
@@ -71,17 +78,25 @@ def open_source(source: Any) -> Source:  # noqa: ANN401
             - path of an image, whatever its suffix;
             - folder: its own images, not those of folders in it, in natural order (2 before 10), without hidden files;
             - pattern such as `photos/*.jpg`; `**` goes into folders;
-            - path of a video, known by its suffix;
+            - path of a video, known by its suffix, or the URL of one;
+            - number of a camera, as an integer or as text where no file is called so;
+            - URL of a stream: RTSP, RTMP, HTTP, ... as OpenCV's FFmpeg reads them;
+            - a `detector.live.Live`;
             - PIL image, or an array as `detector.images.as_rgb` takes;
             - list, tuple or iterator of image paths, PIL images and arrays;
             - a `Source`.
 
     Raises:
         InputError: Nothing there, no images among it, or another kind of thing. (A file that proves broken is
-            reported by its `Item`; where it is the only one, by an error when it is read.)
+            reported by its `Item`; where it is the only one, by an error when it is read. A camera or URL is opened
+            when it is read.)
     """
     if isinstance(source, Source):
         return source
+    if isinstance(source, Live):
+        return _from_live(source)
+    if isinstance(source, int) and not isinstance(source, bool) and source >= 0:
+        return _from_live(Live(source))
     if isinstance(source, str | Path):
         return _from_path(source)
     if isinstance(source, list | tuple):
@@ -98,8 +113,8 @@ def open_source(source: Any) -> Source:  # noqa: ANN401
 
 def _from_path(source: str | Path) -> Source:
     text, path = str(source), Path(source)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
-        raise InputError(f"{text}: is a URL; nothing is fetched, expected a file, a folder or a pattern")
+    if not path.exists() and (address := live_address(text)) is not None:
+        return _from_recording(text) if is_recording(address) else _from_live(Live(address))
     if path.is_dir():
         return _from_files(text, [file for file in path.iterdir() if not file.name.startswith(".")], "folder")
     if path.exists():
@@ -108,7 +123,9 @@ def _from_path(source: str | Path) -> Source:
         return Source("image", text, 1, lambda: iter([Item(text, read_image(path), path=path)]), paths=(path,))
     if any(character in text for character in "*?["):
         return _from_files(text, [Path(found) for found in glob.glob(text, recursive=True)], "pattern")
-    raise InputError(f"{text}: no such file or folder; expected an image, a video, a folder or a pattern")
+    raise InputError(
+        f"{text}: no such file or folder; expected an image, a video, a folder, a pattern, a camera's number or a URL"
+    )
 
 
 def _from_files(text: str, found: Iterable[Path], kind: str) -> Source:
@@ -130,12 +147,35 @@ def _from_files(text: str, found: Iterable[Path], kind: str) -> Source:
 
 def _from_video(path: Path) -> Source:
     reader = VideoReader(path)
+    items = _frames_of(reader, str(path), path)
+    return Source("video", str(path), reader.num_frames, items, paths=(path,), fps=reader.fps)
 
+
+def _from_recording(url: str) -> Source:
+    """A video file behind a URL: it waits, so no frame is dropped."""
+    reader = VideoReader(url)
+    return Source("video", reader.name, reader.num_frames, _frames_of(reader, reader.name, None), fps=reader.fps)
+
+
+def _frames_of(reader: VideoReader, name: str, path: Path | None) -> Callable[[], Iterator[Item]]:
     def frames() -> Iterator[Item]:
         for index, frame in enumerate(reader):
-            yield Item(str(path), frame, path=path, frame=index, time_s=index / reader.fps)
+            yield Item(name, frame, path=path, frame=index, time_s=index / reader.fps)
 
-    return Source("video", str(path), reader.num_frames, frames, paths=(path,), fps=reader.fps)
+    return frames
+
+
+def _from_live(live: Live) -> Source:
+    def frames() -> Iterator[Item]:
+        first_s = None
+        with closing(iter(live)) as taken:
+            for frame in taken:
+                first_s = frame.taken_s if first_s is None else first_s
+                yield Item(
+                    live.name, frame.pixels, frame=frame.number, time_s=frame.taken_s - first_s, taken_s=frame.taken_s
+                )
+
+    return Source("live", live.name, None, frames, live=live)
 
 
 def _each(entries: Iterable[Any]) -> Iterator[Item]:

@@ -1,10 +1,11 @@
-"""Video files frame by frame, through OpenCV; never a whole video in memory."""
+"""Videos frame by frame, through OpenCV; never a whole video in memory."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +24,20 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpe
 DEFAULT_FPS = 25.0
 """Taken where a file does not state its frame rate."""
 
+_HIGHEST_FPS = 1000.0
+
+TIMEOUT_S = 10.0
+"""Longest silence of a URL."""
+
 
 class VideoReader:
     """The frames of a video file, RGB and upright, in order.
 
+    Args:
+        path: The file, or the URL of one.
+
     Attributes:
+        name: Path as text; of a URL without user and password.
         fps: Frames per second.
         num_frames: As the file states it, which may be an estimate; None where it does not.
 
@@ -37,15 +47,16 @@ class VideoReader:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        if not self.path.is_file():
+        self._address = str(path)
+        self.name = without_password(self._address)
+        if "://" not in self._address and not Path(path).is_file():
             raise InputError(f"{path}: no such file; expected a video")
-        self._cv2 = _opencv("reading video")
+        cv2 = _opencv("reading video")
         capture = self._open()
-        fps = capture.get(self._cv2.CAP_PROP_FPS)
-        count = capture.get(self._cv2.CAP_PROP_FRAME_COUNT)
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         capture.release()
-        self.fps = fps if math.isfinite(fps) and fps > 0 else DEFAULT_FPS
+        self.fps = fps if plausible_fps(fps) else DEFAULT_FPS
         self.num_frames = int(count) if math.isfinite(count) and count >= 1 else None
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
@@ -61,14 +72,14 @@ class VideoReader:
                 # OpenCV's frames are BGR; the networks take RGB.
                 yield np.ascontiguousarray(frame[:, :, ::-1])
             if not found:
-                raise InputError(f"{self.path}: holds no frame that can be read")
+                raise InputError(f"{self.name}: holds no frame that can be read")
         finally:
             capture.release()
 
     def _open(self) -> Any:  # noqa: ANN401
-        capture = self._cv2.VideoCapture(str(self.path))
+        capture = open_capture(self._address)
         if not capture.isOpened():
-            raise InputError(f"{self.path}: is no video that OpenCV can read")
+            raise InputError(f"{self.name}: is no video that OpenCV can read")
         return capture
 
 
@@ -124,6 +135,34 @@ class VideoWriter:
         except OSError as problem:
             self._temporary.unlink(missing_ok=True)
             raise OutputError(f"{self.path}: cannot be written ({problem.strerror or problem})") from problem
+
+
+def open_capture(address: int | str, timeout_s: float = TIMEOUT_S) -> Any:  # noqa: ANN401
+    """A video file, the number of a camera, or a URL through FFmpeg, in OpenCV; whether it is open is not asked yet.
+
+    Args:
+        address: What to open.
+        timeout_s: Longest time to open a URL and to read one frame of it.
+
+    Raises:
+        MissingExtraError: OpenCV is not installed.
+    """
+    cv2 = _opencv("reading videos, cameras and streams")
+    if isinstance(address, int) or "://" not in address:
+        return cv2.VideoCapture(address)
+    limit_ms = int(1000 * timeout_s)
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit_ms]
+    return cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
+
+
+def without_password(url: str) -> str:
+    """A URL without the user and password that may stand before its host."""
+    return re.sub(r"(?<=://)[^/?#]*@", "", url)
+
+
+def plausible_fps(fps: float) -> bool:
+    """Whether a frame rate can be one; streams without a rate of their own state that of their clock, such as 90000."""
+    return math.isfinite(fps) and 0 < fps <= _HIGHEST_FPS
 
 
 def _opencv(purpose: str) -> ModuleType:

@@ -96,12 +96,13 @@ def test_a_single_broken_file_raises(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("https://example.org/a.jpg", "is a URL; nothing is fetched"),
-        ("rtsp://camera", "is a URL"),
+        ("ftp://example.org/a.jpg", "is a URL of the kind ftp; expected one of rtsp"),
+        (-1, "is a int"),
+        (True, "is a bool"),
         ("none.jpg", r"none\.jpg: no such file or folder"),
         ("none/*.jpg", "pattern holds no images"),
         ([], "list of images is empty"),
-        (3, "is a int; expected a PIL image"),
+        (3.5, "is a float; expected a PIL image"),
         (None, "is a NoneType"),
         ("none.mp4", r"none\.mp4: no such file"),
     ],
