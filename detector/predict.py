@@ -6,12 +6,13 @@ Tensor letters: B images, H W size of the network's input.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from .errors import InputError
 from .images import to_input
 from .sources import Item, Source, open_source
+from .tiling import Tiling, detect_tiled
 from .types import Detections, class_indices
 
 SCORE_THRESHOLD = 0.25
@@ -26,6 +28,8 @@ IOU_THRESHOLD = 0.7
 MAX_DETECTIONS = 300
 BATCH_SIZE = 8
 COARSEST_STRIDE = 32
+
+T = TypeVar("T")
 
 
 class Predictor(Protocol):
@@ -88,6 +92,7 @@ def predict_stream(
     image_size: int | tuple[int, int] | None = None,
     classes: Iterable[str | int] | None = None,
     clip: bool = True,
+    tiling: Tiling | None = None,
 ) -> Iterator[Prediction]:
     """Find objects in every image of a source, in its order, without holding more than two batches in memory.
 
@@ -104,6 +109,7 @@ def predict_stream(
         image_size: Side, or (height, width), that images are stretched to, multiples of 32; by default the network's.
         classes: Names or indices of the classes wanted; picked from the best `max_detections`.
         clip: Cut boxes at the image's borders, and drop those wholly outside.
+        tiling: Cut images into tiles, for objects that are small in them; by default images are looked at whole.
 
     Raises:
         InputError: An option out of range, nothing at the source, or the only image cannot be read.
@@ -115,25 +121,18 @@ def predict_stream(
     size = input_size(predictor, image_size)
     wanted = None if classes is None else class_indices(classes, predictor.class_names)
     opened = open_source(source)
-    batches = _batches(opened, predictor.batch_limit or batch_size, size, padded=predictor.batch_limit is not None)
+    ask = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "max_detections": max_detections}
+    if tiling is None:
+        answers = _whole_images(predictor, opened, ask, size=size, batch_size=batch_size)
+    else:
+        answers = _tiled_images(predictor, opened, ask, tiling, size=size, batch_size=batch_size)
 
     def predictions() -> Iterator[Prediction]:
-        for batch in _ahead(batches):
-            started = time.perf_counter()
-            found: list[Detections] = []
-            if batch.num_images:
-                found = predictor.detect(
-                    batch.inputs,
-                    score_threshold=score_threshold,
-                    iou_threshold=iou_threshold,
-                    max_detections=max_detections,
-                )
-            network_ms = 1e3 * (time.perf_counter() - started) / max(1, batch.num_images)
-            results = iter(found)
-            for item, read_ms in zip(batch.items, batch.read_ms, strict=True):
-                detections = None
-                if item.image is not None:
-                    detections = next(results).rescale((item.image.shape[0], item.image.shape[1]))
+        with closing(answers):
+            for answer in answers:
+                item, detections = answer.item, None
+                if item.image is not None and answer.detections is not None:
+                    detections = answer.detections.rescale((item.image.shape[0], item.image.shape[1]))
                     detections = detections.clip().filter(min_area=0) if clip else detections
                     detections = replace(detections.filter(classes=wanted), class_names=predictor.class_names)
                 yield Prediction(
@@ -144,8 +143,8 @@ def predict_stream(
                     path=item.path,
                     frame=item.frame,
                     time_s=item.time_s,
-                    read_ms=read_ms,
-                    network_ms=0.0 if item.image is None else network_ms,
+                    read_ms=answer.read_ms,
+                    network_ms=answer.network_ms,
                 )
 
     return predictions()
@@ -162,6 +161,7 @@ def predict(
     image_size: int | tuple[int, int] | None = None,
     classes: Iterable[str | int] | None = None,
     clip: bool = True,
+    tiling: Tiling | None = None,
 ) -> Detections | list[Detections]:
     """Find objects: `Detections` for one image; for a folder, pattern, list or video a list of them, in its order.
 
@@ -183,11 +183,75 @@ def predict(
         image_size=image_size,
         classes=classes,
         clip=clip,
+        tiling=tiling,
     ):
         if prediction.detections is None:
             raise InputError(f"{prediction.error}; predict_stream goes on past such files")
         found.append(prediction.detections)
     return found[0] if opened.kind == "image" else found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answer:
+    """An item of a source and what was found in it.
+
+    Attributes:
+        item: One that could not be read, too.
+        detections: Of the network, in pixels of its input or of the image; None for a broken item.
+        read_ms: As in `Prediction`.
+        network_ms: As in `Prediction`.
+    """
+
+    item: Item
+    detections: Detections | None
+    read_ms: float
+    network_ms: float
+
+
+def _whole_images(
+    predictor: Predictor, source: Source, ask: dict[str, Any], *, size: tuple[int, int], batch_size: int
+) -> Generator[_Answer, None, None]:
+    """Images stretched to the network's input, several at once."""
+    batches = _batches(source, predictor.batch_limit or batch_size, size, padded=predictor.batch_limit is not None)
+    for batch in _ahead(batches):
+        started = time.perf_counter()
+        found = iter(predictor.detect(batch.inputs, **ask) if batch.num_images else [])
+        network_ms = 1e3 * (time.perf_counter() - started) / max(1, batch.num_images)
+        for item, read_ms in zip(batch.items, batch.read_ms, strict=True):
+            if item.image is None:
+                yield _Answer(item, None, read_ms, 0.0)
+            else:
+                yield _Answer(item, next(found), read_ms, network_ms)
+
+
+def _tiled_images(
+    predictor: Predictor,
+    source: Source,
+    ask: dict[str, Any],
+    tiling: Tiling,
+    *,
+    size: tuple[int, int],
+    batch_size: int,
+) -> Generator[_Answer, None, None]:
+    """Images one after the other, the tiles of each several at once."""
+    for item, read_ms in _ahead(_timed(source)):
+        if item.image is None:
+            yield _Answer(item, None, read_ms, 0.0)
+            continue
+        started = time.perf_counter()
+        found = detect_tiled(predictor, item.image, tiling, size=size, batch_size=batch_size, **ask)
+        yield _Answer(item, found, read_ms, 1e3 * (time.perf_counter() - started))
+
+
+def _timed(source: Source) -> Iterator[tuple[Item, float]]:
+    """The items and the milliseconds that each took to read."""
+    items = iter(source)
+    while True:
+        started = time.perf_counter()
+        item = next(items, None)
+        if item is None:
+            return
+        yield item, 1e3 * (time.perf_counter() - started)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -228,13 +292,13 @@ def _batches(source: Source, count: int, size: tuple[int, int], *, padded: bool)
         yield _Batch(taken, inputs, len(images), read_ms)
 
 
-def _ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
-    """The same batches; each is made by a second thread while the one before it is in use."""
+def _ahead(values: Iterator[T]) -> Iterator[T]:
+    """The same values; each is made by a second thread while the one before it is in use."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        upcoming = pool.submit(next, batches, None)
-        while (batch := upcoming.result()) is not None:
-            upcoming = pool.submit(next, batches, None)
-            yield batch
+        upcoming = pool.submit(next, values, None)
+        while (value := upcoming.result()) is not None:
+            upcoming = pool.submit(next, values, None)
+            yield value
 
 
 def input_size(predictor: Predictor, asked: int | tuple[int, int] | None) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--runtime", choices=["torch", "onnxruntime", "openvino"], help="default: what fits the model")
     how.add_argument("--device", metavar="NAME", help="cpu or cuda; checkpoints and structures only (default: cpu)")
     how.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the runtime's choice)")
+    tiles = parser.add_argument_group("small objects in large images")
+    tiles.add_argument("--tile", metavar="N[xM]", help="cut images into tiles of this height x width in their pixels")
+    tiles.add_argument("--overlap", type=float, metavar="O", help="share that tiles have in common (default: 0.2)")
+    tiles.add_argument("--whole", action="store_true", help="also look at the whole image, for what exceeds a tile")
     output = parser.add_argument_group("output")
     output.add_argument("--out", metavar="DIR", help="folder of the results (default: runs/predict/<source>)")
     output.add_argument("--no-images", action="store_true", help="write predictions.json only, draw nothing")
@@ -57,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from maenas.errors import OutputError
 
     size = None if arguments.image_size is None else parse_image_size(arguments.image_size)
+    tiling = _tiling(arguments)
     source = bundled("sources").open_source(arguments.source)
     out = _out_folder(arguments, source)
     predictor, random = open_model(
@@ -71,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch,
         image_size=size,
         classes=arguments.classes,
+        tiling=tiling,
     )
     if random:
         note = f"{arguments.model} holds no trained weights: they are RANDOM, and so is everything found"
@@ -82,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         "max_detections": arguments.max_detections,
         "image_size": list(size or predictor.image_size),
         "classes": arguments.classes,
+        "tiling": None if tiling is None else asdict(tiling),
     }
     record = {
         "schema_version": SCHEMA_VERSION,
@@ -111,6 +118,22 @@ def run(arguments: argparse.Namespace) -> int:
     _write_record(record, out)
     _report(record, tally, out, source, as_json=arguments.json)
     return 0
+
+
+def _tiling(arguments: argparse.Namespace) -> Any:  # noqa: ANN401
+    """How images are cut, or None."""
+    from maenas.cli.detector import bundled
+    from maenas.cli.question import parse_image_size
+
+    if arguments.tile is None:
+        for option, given in (("--overlap", arguments.overlap is not None), ("--whole", arguments.whole)):
+            if given:
+                error: Exception = bundled("errors").InputError(f"{option} is given; expected it with --tile only")
+                raise error
+        return None
+    overlap = {} if arguments.overlap is None else {"overlap": arguments.overlap}
+    tile = parse_image_size(arguments.tile, option="--tile")
+    return bundled("tiling").Tiling(tile, whole=arguments.whole, **overlap)
 
 
 @dataclass(slots=True)

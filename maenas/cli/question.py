@@ -102,8 +102,12 @@ def _revised(space: SearchSpace, option: str, *, image_size: tuple[int, int]) ->
         raise SpaceError(f"{option}: {error}") from None
 
 
-def parse_image_size(text: str) -> tuple[int, int]:
+def parse_image_size(text: str, *, option: str = "--image-size") -> tuple[int, int]:
     """`640` or `480x640` (height x width) as (height, width).
+
+    Args:
+        text: What the user wrote.
+        option: After which option, for messages.
 
     Raises:
         SpaceError: Not one or two whole numbers.
@@ -112,7 +116,7 @@ def parse_image_size(text: str) -> tuple[int, int]:
 
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise SpaceError(f"--image-size is {text!r}; expected N or HxW, such as 640 or 480x640")
+        raise SpaceError(f"{option} is {text!r}; expected N or HxW, such as 640 or 480x640")
     return int(parts[0]), int(parts[-1])
 
 

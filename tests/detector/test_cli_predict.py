@@ -18,6 +18,7 @@ from network_cases import random_structure  # noqa: E402
 from detector.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
 from detector.images import read_image  # noqa: E402
 from detector.model import Detector  # noqa: E402
+from detector.tiling import Tiling  # noqa: E402
 from detector.types import Detections  # noqa: E402
 from maenas.cli.main import COMMANDS, main  # noqa: E402
 from maenas.structure import save_structure  # noqa: E402
@@ -94,6 +95,7 @@ def test_a_folder_with_broken_files(maenas, model, photos, tmp_path, structure):
         "max_detections": 5,
         "image_size": [64, 96],
         "classes": None,
+        "tiling": None,
     }
     assert record["categories"][2] == {"id": 2, "name": "[red] fox"}
     assert [(i["id"], i["file_name"], i["height"], i["width"], i["drawn"]) for i in record["images"]] == [
@@ -124,6 +126,18 @@ def test_json_prints_the_record_only(maenas, model, photos, tmp_path):
     assert {entry["category_id"] for entry in printed["detections"]} <= {1, 2}
     assert "drawn" not in printed["images"][0]
     assert [path.name for path in (tmp_path / "work/runs/predict/a").iterdir()] == ["predictions.json"]
+
+
+def test_tiles(maenas, model, photos):
+    code, out, err = maenas(model, photos / "a.jpg", "--json", "--tile", "32x48", "--overlap", "0.3", "--whole", *LOW)
+    assert code == 0, err
+    printed = json.loads(out)
+    assert printed["settings"]["tiling"] == {"tile": [32, 48], "overlap": 0.3, "whole": True}
+    expected = Detector.from_checkpoint(model).predict(
+        photos / "a.jpg", score_threshold=0.001, max_detections=5, tiling=Tiling((32, 48), 0.3, whole=True)
+    )
+    assert len(expected) == 5
+    assert [entry["category_id"] for entry in printed["detections"]] == expected.labels.tolist()
 
 
 def test_default_folders_are_named_after_the_source(maenas, model, photos, monkeypatch):
@@ -188,6 +202,10 @@ def test_a_published_name_is_a_structure(maenas, photos):
         (("PHOTO", "--image-size", "100"), "image_size is (100, 100); expected"),
         (("PHOTO", "--image-size", "a"), "--image-size is 'a'"),
         (("PHOTO", "--classes", "dgo"), "did you mean 'dog'?"),
+        (("PHOTO", "--tile", "16"), "tile is (16, 16); expected (height, width), at least 32 each"),
+        (("PHOTO", "--tile", "a"), "--tile is 'a'"),
+        (("PHOTO", "--overlap", "0.3"), "--overlap is given; expected it with --tile only"),
+        (("PHOTO", "--whole"), "--whole is given"),
         (("PHOTO", "--threads", "0"), "threads is 0"),
         (("PHOTO", "--runtime", "openvino"), "expected torch, or an exported model"),
     ],
