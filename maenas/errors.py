@@ -34,12 +34,20 @@ class OutputError(MaenasError, OSError):
     """A result that cannot be written where it was asked for."""
 
 
+class PlotError(MaenasError, ValueError):
+    """Points that are malformed, unknown, or must not share a picture."""
+
+
 class ProfileError(MaenasError, RuntimeError):
     """A machine, backend or record of measurements that cannot be profiled or used."""
 
 
 class DeviceBusyError(ProfileError):
     """Other work on the machine spoils the timings."""
+
+
+class GpuError(MaenasError, RuntimeError):
+    """A GPU, or the CUDA runtime that leads to it, that is missing or fails."""
 
 
 class MissingExtraError(MaenasError, ImportError):

@@ -21,6 +21,7 @@ COMMANDS = {
     "eval": "maenas.cli.eval",
     "profile": "maenas.cli.profile",
     "benchmark": "maenas.cli.benchmark",
+    "plot": "maenas.cli.plot",
     "table": "maenas.cli.table",
     "show-data": "maenas.cli.show_data",
     "convert": "maenas.cli.convert",

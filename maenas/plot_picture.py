@@ -1,0 +1,421 @@
+"""The picture of accuracy against latency, drawn once for PNG, SVG and the page.
+
+Colours: Okabe and Ito's palette, which people with every common colour blindness tell apart; each curve has a mark of
+its own besides, so that nothing rests on colour alone.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from maenas.plot_labels import place_labels
+from maenas.plot_points import Group, Point
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+OWN_COLOUR = "#D55E00"
+COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00")
+"""Okabe and Ito's colours without yellow, which is too light for lines on white; vermilion is kept for our own."""
+
+OWN_MARK = "*"
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", "p", ">", "h", "d")
+LABELS = ("auto", "all", "front", "none")
+MANY_POINTS = 45
+"""Above it, `auto` names only what is ours or on a front."""
+
+_FRONT = "#8a8a8a"
+_DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One curve: a series under one set of conditions.
+
+    Attributes:
+        name: As in the legend.
+        colour: As `#rrggbb`.
+        gid: SVG id of its line.
+        points: Numbers of its points.
+    """
+
+    name: str
+    colour: str
+    gid: str
+    points: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A picture and what is in it.
+
+    Attributes:
+        figure: Not yet written.
+        points: In the order of their numbers: `p3` and `n3` are the SVG ids of the mark and the name of point 3.
+        curves: In the legend's order.
+    """
+
+    figure: Figure
+    points: tuple[Point, ...]
+    curves: tuple[Curve, ...]
+
+
+def draw(
+    groups: Sequence[Group],
+    *,
+    title: str = "",
+    notes: Sequence[str] = (),
+    labels: str = "auto",
+    logarithmic: bool = False,
+) -> Drawn:
+    """Draw groups of points: curves by series, fronts by group, hollow marks where the latency is predicted.
+
+    Args:
+        groups: Of `maenas.plot_points.grouped`; several are marked as unlike.
+        title: Above the picture.
+        notes: Lines below it.
+        labels: Which points are named: one of LABELS.
+        logarithmic: Draw latency on a logarithmic axis.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.4, 5.4), dpi=200, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    styles = _styles(groups)
+    points = tuple(point for group in groups for point in group.points)
+    _set_axes(axes, groups, title=title, logarithmic=logarithmic)
+    fronts = [group for group in groups if _shows_front(group, mixed=len(groups) > 1)]
+    for group in fronts:
+        _draw_front(axes, group)
+    lines = _draw_curves(axes, groups, styles)
+    for number, point in enumerate(points):
+        _draw_point(axes, point, styles[_key(point, groups)], number)
+    _draw_legend(axes, groups, styles, fronts=bool(fronts))
+    _add_notes(figure, [*mark_notes(groups), *notes])
+    # Fixes the layout, without which no pixel is where it will be.
+    canvas.draw()  # type: ignore[no-untyped-call]
+    figure.set_layout_engine("none")
+    _name_points(axes, _named(points, groups, labels), points, lines)
+    return Drawn(figure, points, _curves(points, groups, styles))
+
+
+def picture_bytes(figure: Figure, kind: str) -> bytes:
+    """The content of a `png` or `svg` file; equal pictures give equal files."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "maenas", "svg.fonttype": "path"}):
+        metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+        figure.savefig(buffer, format=kind, metadata=metadata)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class _Style:
+    """How a curve looks."""
+
+    colour: str
+    mark: str
+    dashes: Any
+    own: bool
+
+
+def _key(point: Point, groups: Sequence[Group]) -> tuple[str, int]:
+    """A curve: a series within one group."""
+    return point.series, next(place for place, group in enumerate(groups) if group.conditions == point.conditions)
+
+
+def _styles(groups: Sequence[Group]) -> dict[tuple[str, int], _Style]:
+    """Colours by series; marks by series too, but by group where unlike groups are mixed."""
+    styles: dict[tuple[str, int], _Style] = {}
+    numbers: dict[str, int] = {}
+    for place, group in enumerate(groups):
+        for point in group.points:
+            key = point.series, place
+            if key in styles:
+                continue
+            number = numbers.setdefault(point.series, sum(not name.startswith("maenas") for name in numbers))
+            mark = MARKS[place % len(MARKS)] if len(groups) > 1 else MARKS[number % len(MARKS)]
+            if point.own:
+                mark = OWN_MARK if len(groups) == 1 else mark
+                styles[key] = _Style(OWN_COLOUR, mark, _DASHES[min(1, "(" in point.series)], True)
+            else:
+                styles[key] = _Style(
+                    COLOURS[number % len(COLOURS)], mark, _DASHES[number // len(COLOURS) % len(_DASHES)], False
+                )
+    return dict(sorted(styles.items(), key=lambda item: not item[1].own))
+
+
+def _curves(
+    points: Sequence[Point], groups: Sequence[Group], styles: dict[tuple[str, int], _Style]
+) -> tuple[Curve, ...]:
+    keys = [_key(point, groups) for point in points]
+    return tuple(
+        Curve(
+            name=_name(key, groups),
+            colour=style.colour,
+            gid=_gid(key),
+            points=tuple(number for number, own in enumerate(keys) if own == key),
+        )
+        for key, style in styles.items()
+    )
+
+
+def _name(key: tuple[str, int], groups: Sequence[Group]) -> str:
+    """What the legend calls a curve."""
+    series, place = key
+    rated = [point for point in groups[place].points if point.series == series and point.ap is not None]
+    hollow = bool(rated) and all(point.latency_status == "predicted" for point in rated)
+    name = f"{series}, predicted latency" if hollow else series
+    return name if len(groups) == 1 else f"{name} ({_protocol(groups[place])})"
+
+
+def _gid(key: tuple[str, int]) -> str:
+    letters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in key[0])
+    return f"c{key[1]}-{letters}"
+
+
+def _set_axes(axes: Axes, groups: Sequence[Group], *, title: str, logarithmic: bool) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    points = [point for group in groups for point in group.points]
+    rated = [point for point in points if point.ap is not None]
+    times = [time for point in points for time in (point.latency_low_ms, point.latency_high_ms)]
+    low, high = min(times), max(times)
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.15, high * 1.2)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        margin = 0.06 * (high - low) or 0.2 * high
+        axes.set_xlim(max(0.0, low - margin), high + margin)
+    heights = [ap for point in rated for ap in (point.ap_low, point.ap_high) if ap is not None]
+    if heights:
+        margin = 0.07 * (max(heights) - min(heights)) or 2.0
+        # Networks without AP need room at the bottom.
+        below = 2.2 if len(rated) < len(points) else 1.0
+        axes.set_ylim(max(-2.0, min(heights) - below * margin), max(heights) + margin)
+    else:
+        axes.set_ylim(0.0, 1.0)
+        axes.set_yticks([])
+    data = next((point.data for point in rated), "")
+    how = str(groups[0].conditions) if len(groups) == 1 else f"MIXED: {len(groups)} unlike ways of measuring"
+    axes.set_xlabel(f"latency [ms]\n{how}", fontsize=9, parse_math=False)
+    axes.set_ylabel(f"AP on {data} [%]" if data else "no AP", fontsize=9, parse_math=False)
+    axes.tick_params(labelsize=8.5)
+    if title:
+        axes.set_title(title, fontsize=11, parse_math=False)
+    axes.grid(alpha=0.25, lw=0.5)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _shows_front(group: Group, *, mixed: bool) -> bool:
+    """A front says something where curves compete; beside unlike measurements, only ours has one."""
+    competing = len({point.series for point in group.points}) > 1 and len(group.front) > 1
+    return competing and (not mixed or any(point.own for point in group.points))
+
+
+def _draw_front(axes: Axes, group: Group) -> None:
+    """The stairs of what is attainable."""
+    times = [point.latency_ms for point in group.front]
+    heights = [point.ap if point.ap is not None else 0.0 for point in group.front]
+    axes.step([*times, axes.get_xlim()[1]], [*heights, heights[-1]], where="post", color=_FRONT, lw=4, alpha=0.3,
+              zorder=1, solid_capstyle="butt", gid="front")  # fmt: skip
+
+
+def _draw_curves(
+    axes: Axes, groups: Sequence[Group], styles: dict[tuple[str, int], _Style]
+) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """Lines through the points of each series; their pieces in the units of the axes."""
+    pieces = []
+    for key, style in styles.items():
+        run = [point for point in groups[key[1]].points if point.series == key[0] and point.ap is not None]
+        ends = [(point.latency_ms, float(point.ap or 0.0)) for point in run]
+        pieces += list(itertools.pairwise(ends))
+        # A curve of predictions is drawn thinner than one of measurements.
+        sure = all(point.latency_status != "predicted" for point in run)
+        axes.plot([x for x, _ in ends], [y for _, y in ends], color=style.colour, ls=style.dashes, zorder=2,
+                  lw=1.4 if sure else 0.9, alpha=0.9 if style.own else 0.6, gid=_gid(key))  # fmt: skip
+    return pieces
+
+
+def _draw_point(axes: Axes, point: Point, style: _Style, number: int) -> None:
+    """Mark and bars of one point; without AP, a hollow mark at the bottom edge."""
+    hollow = point.latency_status == "predicted" or point.ap is None
+    look: dict[str, Any] = {
+        "color": style.colour,
+        "mfc": "white" if hollow else style.colour,
+        "mec": style.colour,
+        "mew": 1.1,
+        "ms": (11 if style.mark == OWN_MARK else 7.5) if style.own else 6,
+        "lw": 0,
+        "elinewidth": 0.9,
+        "capsize": 2,
+        "zorder": 4 if style.own else 3,
+    }
+    across = [[point.latency_ms - point.latency_low_ms], [point.latency_high_ms - point.latency_ms]]
+    if point.ap is None:
+        look |= {"ms": 6, "transform": axes.get_xaxis_transform()}
+        container = axes.errorbar([point.latency_ms], [0.03], xerr=across, marker="^", **look)
+    else:
+        low, high = point.ap_low or 0.0, point.ap_high or 0.0
+        up = [[point.ap - low], [high - point.ap]] if high > low else None
+        wide = point.latency_high_ms > point.latency_low_ms
+        container = axes.errorbar(
+            [point.latency_ms], [point.ap], xerr=across if wide else None, yerr=up, marker=style.mark, **look
+        )
+    # So that a page finds the mark and its bars.
+    mark, caps, bars = container.lines
+    mark.set_gid(f"p{number}")
+    for index, part in enumerate((*caps, *bars)):
+        part.set_gid(f"b{number}-{index}")
+
+
+def _draw_legend(axes: Axes, groups: Sequence[Group], styles: dict[tuple[str, int], _Style], *, fronts: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    handles: list[Line2D] = []
+    names: list[str] = []
+    for key, style in styles.items():
+        series, place = key
+        curve = [point for point in groups[place].points if point.series == series]
+        rated = [point for point in curve if point.ap is not None]
+        hollow = all(point.latency_status == "predicted" for point in rated)
+        if rated:
+            handles.append(
+                Line2D([], [], color=style.colour, ls=style.dashes, lw=1.2, marker=style.mark, mec=style.colour,
+                       ms=9 if style.mark == OWN_MARK else 6, mfc="white" if hollow else style.colour)
+            )  # fmt: skip
+            names.append(_name(key, groups))
+        if len(rated) < len(curve):
+            handles.append(Line2D([], [], color=style.colour, lw=0, marker="^", ms=6, mfc="white"))
+            names.append(f"{series}: not trained, no AP")
+    if fronts:
+        handles.append(Line2D([], [], color=_FRONT, lw=4, alpha=0.3))
+        names.append("front of what was measured")
+    legend = axes.legend(handles, names, loc="best", fontsize=7, framealpha=0.9, edgecolor="#dddddd", handlelength=2.6)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _protocol(group: Group) -> str:
+    how = group.conditions
+    return how.protocol if how.measured_by in ("maenas", how.protocol) else f"{how.protocol}, {how.measured_by}"
+
+
+def mark_notes(groups: Sequence[Group]) -> list[str]:
+    """What the marks of a picture mean, as far as they occur."""
+    points = [point for group in groups for point in group.points]
+    notes = []
+    if len(groups) > 1:
+        notes.append(
+            f"MIXED: {len(groups)} unlike ways of measuring, marked by shape; do not compare latencies between them."
+        )
+    if any(point.latency_status == "predicted" for point in points):
+        notes.append("Hollow: latency predicted, not measured; bar: one standard deviation.")
+    if any(point.own and point.latency_status == "measured" for point in points):
+        notes.append("Filled: measured here; bar: 25th to 90th percentile of the runs.")
+    if any(point.own and point.ap_status == "published" for point in points):
+        notes.append("AP of our points on published networks is the published one, not reproduced here.")
+    if any(point.num_evaluations > 1 for point in points):
+        notes.append("Upright bars: lowest to highest AP of several evaluations.")
+    if any(point.label.endswith("*") for point in points):
+        notes.append("*: trained with a teacher.")
+    extra = sorted({point.series for point in points if point.extra_data not in ("none", "unspecified")})
+    if extra:
+        notes.append(f"Trained with further data: {', '.join(extra)}.")
+    return notes
+
+
+def _add_notes(figure: Figure, notes: Sequence[str]) -> None:
+    import textwrap
+
+    if notes:
+        text = "\n".join(line for note in [" ".join(notes)] for line in textwrap.wrap(note, 172))
+        figure.supxlabel(text, fontsize=6.5, color="#444444", x=0.01, ha="left", parse_math=False)
+
+
+def _named(points: Sequence[Point], groups: Sequence[Group], labels: str) -> list[int]:
+    """Which points get their names."""
+    if labels == "none":
+        return []
+    # A rebuilt network lies beside the published one of the same structure, whose name does for both.
+    others = {(point.digest, point.ap) for point in points if not point.own and point.digest}
+    twins = {number for number, point in enumerate(points) if point.own and (point.digest, point.ap) in others}
+    if labels == "all" or (labels == "auto" and len(points) <= MANY_POINTS):
+        return [number for number in range(len(points)) if number not in twins]
+    fronts = [point for group in groups for point in group.front]
+    return [number for number, point in enumerate(points) if number not in twins and (point.own or point in fronts)]
+
+
+def _name_points(
+    axes: Axes,
+    named: Sequence[int],
+    points: Sequence[Point],
+    pieces: Sequence[tuple[tuple[float, float], tuple[float, float]]],
+) -> None:
+    """Write names beside their points."""
+    from matplotlib.patheffects import withStroke
+    from matplotlib.text import Text
+
+    figure = axes.figure
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    low, high = axes.get_ylim()
+    scale = figure.dpi / 72.0
+    places = []
+    for point in points:
+        height = low + 0.03 * (high - low) if point.ap is None else point.ap
+        places.append(tuple(float(value) for value in axes.transData.transform((point.latency_ms, height))))
+    sizes = []
+    for number in named:
+        probe = Text(0, 0, points[number].label, fontsize=6.5, parse_math=False, figure=figure)
+        extent = probe.get_window_extent(renderer)
+        sizes.append((extent.width, extent.height))
+    half = 3.6 * scale
+    lines = []
+    for start, end in pieces:
+        ends = axes.transData.transform((start, end))
+        lines.append((float(ends[0][0]), float(ends[0][1]), float(ends[1][0]), float(ends[1][1])))
+    for number, point in enumerate(points):
+        if point.latency_high_ms > point.latency_low_ms:
+            left, right = (
+                axes.transData.transform((ms, low))[0] for ms in (point.latency_low_ms, point.latency_high_ms)
+            )
+            lines.append((float(left), places[number][1], float(right), places[number][1]))
+    frame = axes.get_window_extent(renderer)
+    legend = axes.get_legend()
+    taken = [] if legend is None else [legend.get_window_extent(renderer)]
+    placed = place_labels(
+        [(places[number][0], places[number][1]) for number in named],
+        sizes,
+        inside=(frame.x0 + 2, frame.y0 + 2, frame.x1 - 2, frame.y1 - 2),
+        marks=[
+            *((x - half, y - half, x + half, y + half) for x, y in places),
+            *((box.x0, box.y0, box.x1, box.y1) for box in taken),
+        ],
+        lines=lines,
+        gap=4.5 * scale,
+    )
+    back = axes.transData.inverted()
+    for number, spot, size in zip(named, placed, sizes, strict=True):
+        x, y = back.transform((spot.left, spot.bottom))
+        colour = "#222222" if not points[number].own else "#7a3500"
+        # Anchored at the middle of the left edge of the extent that was measured.
+        axes.text(x, y, points[number].label, fontsize=6.5, color=colour, parse_math=False, va="bottom", zorder=6,
+                  gid=f"n{number}", path_effects=[withStroke(linewidth=1.8, foreground="white")])  # fmt: skip
+        if spot.far:
+            middle = back.transform((spot.left + size[0] / 2, spot.bottom + size[1] / 2))
+            mark = back.transform(places[number])
+            axes.plot([mark[0], middle[0]], [mark[1], middle[1]], color="#888888", lw=0.5, zorder=1.5, gid=f"l{number}")
