@@ -42,6 +42,7 @@ COLOURS: tuple[Colour, ...] = (
 )
 """One per class, in label order; then from the start again."""
 
+_NOTE: Colour = (24, 24, 24)
 _SMALLEST_FONT = 9
 
 
@@ -85,6 +86,20 @@ def draw_detections(
     for entry, corner in zip(reversed(visible), corners, strict=True):
         text = f"{entry.name} {entry.score:.2f}" if with_scores else entry.name
         _label(pen, text, corner, (width, height), _colour(entry), font, line)
+    return np.array(canvas)
+
+
+def draw_note(image: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
+    """A copy of an image with a line of text on a dark plate in its upper left corner, shortened to its width.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        text: The line.
+    """
+    canvas = _pillow("Image").fromarray(image)
+    height, width = image.shape[:2]
+    font = _font(max(_SMALLEST_FONT, round(min(height, width) / 32)))
+    _label(_pillow("ImageDraw").Draw(canvas), text, (0, 0), (width, height), _NOTE, font, line=2)
     return np.array(canvas)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -17,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .ahead import Ahead
 from .errors import InputError
 from .images import to_input
 from .sources import Item, Source, open_source
@@ -68,6 +68,7 @@ class Prediction:
         time_s: Its time from the start of the video.
         read_ms: Time to read and resize it.
         network_ms: Time in the network and its post-processing: an equal share of its batch.
+        taken_s: When the frame came from a live source, by `time.perf_counter`.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Prediction:
     time_s: float | None
     read_ms: float
     network_ms: float
+    taken_s: float | None = None
 
 
 def predict_stream(
@@ -96,8 +98,12 @@ def predict_stream(
 ) -> Iterator[Prediction]:
     """Find objects in every image of a source, in its order, without holding more than two batches in memory.
 
-    The next batch is read while the network works on this one. A broken file among several gives a `Prediction` with
-    `error` and the run goes on; a source that is one image raises.
+    The next batch is read while the network works on this one. Of a live source the newest frame is taken, alone; those
+    that come while the network works are dropped. A broken file among several gives a `Prediction` with `error` and
+    the run goes on; a source that is one image raises.
+
+    The network works in the thread that asks for the next prediction. To use that time, say for drawing, wrap the
+    stream in `detector.ahead.Ahead`.
 
     Args:
         predictor: The network.
@@ -145,6 +151,7 @@ def predict_stream(
                     time_s=item.time_s,
                     read_ms=answer.read_ms,
                     network_ms=answer.network_ms,
+                    taken_s=item.taken_s,
                 )
 
     return predictions()
@@ -172,6 +179,8 @@ def predict(
         InputError: An option out of range, nothing at the source, or an image that cannot be read.
     """
     opened = open_source(source)
+    if opened.live is not None:
+        raise InputError(f"{opened.name}: has no end, so a list of its frames has none; expected predict_stream for it")
     found = []
     for prediction in predict_stream(
         predictor,
@@ -212,8 +221,9 @@ def _whole_images(
     predictor: Predictor, source: Source, ask: dict[str, Any], *, size: tuple[int, int], batch_size: int
 ) -> Generator[_Answer, None, None]:
     """Images stretched to the network's input, several at once."""
-    batches = _batches(source, predictor.batch_limit or batch_size, size, padded=predictor.batch_limit is not None)
-    for batch in _ahead(batches):
+    count = 1 if source.live is not None else predictor.batch_limit or batch_size
+    batches = _batches(source, count, size, at_least=predictor.batch_limit or 1)
+    for batch in _ahead(batches, source):
         started = time.perf_counter()
         found = iter(predictor.detect(batch.inputs, **ask) if batch.num_images else [])
         network_ms = 1e3 * (time.perf_counter() - started) / max(1, batch.num_images)
@@ -234,7 +244,7 @@ def _tiled_images(
     batch_size: int,
 ) -> Generator[_Answer, None, None]:
     """Images one after the other, the tiles of each several at once."""
-    for item, read_ms in _ahead(_timed(source)):
+    for item, read_ms in _ahead(_timed(source), source):
         if item.image is None:
             yield _Answer(item, None, read_ms, 0.0)
             continue
@@ -243,7 +253,7 @@ def _tiled_images(
         yield _Answer(item, found, read_ms, 1e3 * (time.perf_counter() - started))
 
 
-def _timed(source: Source) -> Iterator[tuple[Item, float]]:
+def _timed(source: Source) -> Generator[tuple[Item, float]]:
     """The items and the milliseconds that each took to read."""
     items = iter(source)
     while True:
@@ -271,7 +281,7 @@ class _Batch:
     read_ms: list[float]
 
 
-def _batches(source: Source, count: int, size: tuple[int, int], *, padded: bool) -> Iterator[_Batch]:
+def _batches(source: Source, count: int, size: tuple[int, int], *, at_least: int) -> Generator[_Batch]:
     items = iter(source)
     while True:
         taken: list[Item] = []
@@ -285,20 +295,22 @@ def _batches(source: Source, count: int, size: tuple[int, int], *, padded: bool)
             return
         images = [item.image for item in taken if item.image is not None]
         inputs = to_input(images, size)
-        if padded and len(images) < count:
-            inputs = np.concatenate([inputs, np.zeros((count - len(images), *inputs.shape[1:]), np.float32)])
+        if images and len(images) < at_least:
+            inputs = np.concatenate([inputs, np.zeros((at_least - len(images), *inputs.shape[1:]), np.float32)])
         resize_ms = 1e3 * (time.perf_counter() - started) / max(1, len(images))
         read_ms = [ms + (resize_ms if item.image is not None else 0.0) for ms, item in zip(read_ms, taken, strict=True)]
         yield _Batch(taken, inputs, len(images), read_ms)
 
 
-def _ahead(values: Iterator[T]) -> Iterator[T]:
-    """The same values; each is made by a second thread while the one before it is in use."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        upcoming = pool.submit(next, values, None)
-        while (value := upcoming.result()) is not None:
-            upcoming = pool.submit(next, values, None)
-            yield value
+def _ahead(values: Generator[T], source: Source) -> Iterator[T]:
+    """The same values; unless the source is live, each is made by a second thread while the one before is in use."""
+    # A live source has a thread of its own; what is read ahead of the network would be old by then.
+    if source.live is not None:
+        with closing(values):
+            yield from values
+        return
+    with Ahead(values) as ahead:
+        yield from ahead
 
 
 def input_size(predictor: Predictor, asked: int | tuple[int, int] | None) -> tuple[int, int]:

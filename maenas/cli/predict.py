@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from maenas.cli.predict_output import LINES, Output, Tally, safe_name, terminated_like_interrupted, work_through
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-HELP = "find objects in images, folders and videos"
+HELP = "find objects in images, folders, videos, cameras and streams"
 EXAMPLE = "maenas predict best.safetensors photos/ --score 0.4 --out found"
 RECORD = "predictions.json"
 SCHEMA_VERSION = 1
@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("model", metavar="MODEL", help="checkpoint, exported .onnx or .xml or its folder, or structure")
-    parser.add_argument("source", metavar="SOURCE", help="image, video, folder of images, or a quoted pattern")
+    parser.add_argument("source", metavar="SOURCE", help="image, video, folder, quoted pattern, camera's number or URL")
     what = parser.add_argument_group("what to find")
     what.add_argument("--score", type=float, default=0.25, metavar="S", help="keep scores above it (default: 0.25)")
     what.add_argument("--iou", type=float, default=0.7, metavar="O", help="largest overlap in a class (default: 0.7)")
@@ -41,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tiles.add_argument("--whole", action="store_true", help="also look at the whole image, for what exceeds a tile")
     output = parser.add_argument_group("output")
     output.add_argument("--out", metavar="DIR", help="folder of the results (default: runs/predict/<source>)")
-    output.add_argument("--no-images", action="store_true", help="write predictions.json only, draw nothing")
+    output.add_argument("--no-images", action="store_true", help="draw nothing")
+    output.add_argument("--pictures", action="store_true", help="draw frames as pictures, not as a video")
+    output.add_argument("--overlay", action="store_true", help="write frames per second and latencies on the frames")
+    output.add_argument("--max-images", type=int, metavar="N", help="stop after so many images or frames")
     output.add_argument("--force", action="store_true", help="write into --out although it holds files already")
     output.add_argument("--json", action="store_true", help="print predictions.json to standard output too")
 
@@ -50,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Predict, write drawn images or a drawn video and predictions.json, print a summary.
 
     Broken files among several are listed and do not stop the run. Interrupted, it keeps the images drawn so far and
-    writes predictions.json of them with `complete` false; a video is then not written.
+    writes predictions.json of them with `complete` false; a video is then not written. A camera or stream is ended by
+    an interruption, which leaves everything whole; the detections of its frames are in predictions.jsonl only.
 
     Raises:
         MaenasError: The model, the source or an option cannot be used, no image can be read, or a result not written.
@@ -58,9 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
     from maenas.cli.detector import bundled
     from maenas.cli.models import open_model, structure_digest
     from maenas.cli.question import parse_image_size
-    from maenas.errors import OutputError
+    from maenas.errors import MaenasError
 
     size = None if arguments.image_size is None else parse_image_size(arguments.image_size)
+    if arguments.max_images is not None:
+        bundled("predict").check_range("max_images", arguments.max_images, 1, None)
     tiling = _tiling(arguments)
     source = bundled("sources").open_source(arguments.source)
     out = _out_folder(arguments, source)
@@ -81,7 +87,14 @@ def run(arguments: argparse.Namespace) -> int:
     if random:
         note = f"{arguments.model} holds no trained weights: they are RANDOM, and so is everything found"
         print(f"maenas: warning: {note}", file=sys.stderr)
-    tally = _Tally()
+    tally = Tally(keep=source.live is None)
+    output = Output(
+        folder=out,
+        draw=not arguments.no_images,
+        pictures=arguments.pictures,
+        overlay=arguments.overlay,
+        max_images=arguments.max_images,
+    )
     settings = {
         "score_threshold": arguments.score,
         "iou_threshold": arguments.iou,
@@ -93,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     record = {
         "schema_version": SCHEMA_VERSION,
         "model": {"source": arguments.model, "structure": structure_digest(predictor), "random_weights": random},
-        "source": arguments.source,
+        "source": source.name,
         "settings": settings,
         "complete": False,
         "categories": [{"id": label, "name": name} for label, name in enumerate(predictor.class_names)],
@@ -102,21 +115,19 @@ def run(arguments: argparse.Namespace) -> int:
         "skipped": tally.skipped,
     }
     try:
-        _work_through(stream, source, out, tally, draw=not arguments.no_images)
-    except (KeyboardInterrupt, OutputError):
-        if source.fps is not None:
+        with terminated_like_interrupted(source):
+            work_through(stream, source, output, tally)
+    except (KeyboardInterrupt, MaenasError):
+        if source.fps is not None and not arguments.pictures:
             for entry in tally.images:
                 entry.pop("drawn", None)  # the video was given up
-        if tally.images:
-            _write_record(record, out)
+        if tally.num_images:
+            _write_record(record | _stream_facts(tally, source), out)
         raise
-    finally:
-        # Ends the thread that reads ahead.
-        stream.close()
-    _refuse_nothing(arguments.source, tally)
-    record["complete"] = True
+    _refuse_nothing(source.name, tally)
+    record |= {"complete": True, **_stream_facts(tally, source)}
     _write_record(record, out)
-    _report(record, tally, out, source, as_json=arguments.json)
+    _report(record, tally, output, source, as_json=arguments.json)
     return 0
 
 
@@ -136,19 +147,6 @@ def _tiling(arguments: argparse.Namespace) -> Any:  # noqa: ANN401
     return bundled("tiling").Tiling(tile, whole=arguments.whole, **overlap)
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What a run has done so far; the lists go into the record as they are."""
-
-    images: list[dict[str, Any]] = field(default_factory=list)
-    detections: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[dict[str, str]] = field(default_factory=list)
-    found: Counter[str] = field(default_factory=Counter)
-    read_ms: float = 0.0
-    network_ms: float = 0.0
-    write_ms: float = 0.0
-
-
 def _out_folder(arguments: argparse.Namespace, source: Any) -> Path:  # noqa: ANN401
     """Where results go: a folder that is new or empty, or --force, and never one that images are read from."""
     from pathlib import Path
@@ -160,95 +158,14 @@ def _out_folder(arguments: argparse.Namespace, source: Any) -> Path:  # noqa: AN
     else:
         path = Path(arguments.source)
         name = path.resolve().name if path.is_dir() else path.stem
-        safe = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip("-.")
-        out = Path("runs", "predict", safe or "images")
+        # A URL's own name has no password in it.
+        name = source.name if source.live is not None or "://" in arguments.source else name
+        out = Path("runs", "predict", safe_name(name) or "images")
     if out.resolve() in {parent.resolve() for parent in {path.parent for path in source.paths}}:
         raise OutputError(f"{out}: is where the images are read from; expected another --out")
     if out.is_dir() and any(out.iterdir()) and not arguments.force:
         raise OutputError(f"{out}: holds files already; expected a new folder, or --force")
     return out
-
-
-def _work_through(
-    stream: Iterator[Any],
-    source: Any,  # noqa: ANN401
-    out: Path,
-    tally: _Tally,
-    *,
-    draw: bool,
-) -> None:
-    """Take every prediction, draw it, and note it in the tally."""
-    import contextlib
-    import time
-
-    from maenas.cli.models import progress_bars
-    from maenas.files import make_folder
-
-    names: set[str] = set()
-    with contextlib.ExitStack() as stack:
-        bars = stack.enter_context(progress_bars())
-        task = bars.add_task("images" if source.fps is None else "frames", total=source.length)
-        video = None
-        for prediction in stream:
-            bars.advance(task)
-            if prediction.detections is None:
-                tally.skipped.append({"file_name": prediction.name, "reason": prediction.error})
-                continue
-            started = time.perf_counter()
-            entry = _image_entry(prediction, number=len(tally.images) + 1)
-            if draw:
-                make_folder(out)
-                drawn = prediction.detections.draw(prediction.image)
-                if source.fps is None:
-                    entry["drawn"] = _new_name(prediction.path.stem, ".jpg", names)
-                    _write_jpeg(drawn, out / entry["drawn"])
-                else:
-                    entry["drawn"] = f"{prediction.path.stem}.mp4"
-                    if video is None:
-                        video = stack.enter_context(_video_writer(out / entry["drawn"], source.fps, drawn))
-                    video.write(drawn)
-            tally.images.append(entry)
-            tally.detections += prediction.detections.to_coco(entry["id"])
-            tally.found.update(prediction.detections.names)
-            tally.read_ms += prediction.read_ms
-            tally.network_ms += prediction.network_ms
-            tally.write_ms += 1e3 * (time.perf_counter() - started)
-
-
-def _image_entry(prediction: Any, *, number: int) -> dict[str, Any]:  # noqa: ANN401
-    height, width = prediction.detections.image_size
-    entry = {"id": number, "file_name": prediction.name, "height": height, "width": width}
-    if prediction.frame is not None:
-        entry |= {"frame": prediction.frame, "time_s": round(prediction.time_s, 6)}
-    return entry
-
-
-def _new_name(stem: str, suffix: str, taken: set[str]) -> str:
-    """A file name that no image before has, also where upper and lower case are one: a.jpg, a-2.jpg, ..."""
-    name, number = stem + suffix, 1
-    while name.casefold() in taken:
-        number += 1
-        name = f"{stem}-{number}{suffix}"
-    taken.add(name.casefold())
-    return name
-
-
-def _write_jpeg(pixels: Any, path: Path) -> None:  # noqa: ANN401
-    import io
-
-    from maenas.extras import require
-    from maenas.files import write_bytes_atomically
-
-    content = io.BytesIO()
-    pillow = require("PIL.Image", extra="detector", purpose="writing images")
-    pillow.fromarray(pixels).save(content, format="JPEG", quality=92)
-    write_bytes_atomically(path, content.getvalue())
-
-
-def _video_writer(path: Path, fps: float, frame: Any) -> Any:  # noqa: ANN401
-    from maenas.cli.detector import bundled
-
-    return bundled("video").VideoWriter(path, fps=fps, size=frame.shape[:2])
 
 
 def _write_record(record: dict[str, Any], out: Path) -> None:
@@ -260,30 +177,63 @@ def _write_record(record: dict[str, Any], out: Path) -> None:
     write_text_atomically(out / RECORD, json.dumps(record, indent=1) + "\n")
 
 
-def _refuse_nothing(source: str, tally: _Tally) -> None:
+def _stream_facts(tally: Tally, source: Any) -> dict[str, Any]:  # noqa: ANN401
+    """What the record says of a live source; of files it says nothing that differs from run to run."""
+    if source.live is None:
+        return {}
+    return {
+        "stream": {
+            "frames": tally.num_images,
+            "dropped": tally.num_dropped,
+            "fps": tally.fps,
+            "latency_ms": tally.latency_ms,
+            "lines": LINES,
+        }
+    }
+
+
+def _refuse_nothing(source: str, tally: Tally) -> None:
     from maenas.cli.detector import bundled
 
-    if not tally.images:
+    if not tally.num_images:
         first = f"; first: {tally.skipped[0]['reason']}" if tally.skipped else ""
         error: Exception = bundled("errors").InputError(f"{source}: none of its images can be read{first}")
         raise error
 
 
-def _report(record: dict[str, Any], tally: _Tally, out: Path, source: Any, *, as_json: bool) -> None:  # noqa: ANN401
+def _report(
+    record: dict[str, Any],
+    tally: Tally,
+    output: Output,
+    source: Any,  # noqa: ANN401
+    *,
+    as_json: bool,
+) -> None:
     """What was found on standard output; times, which differ from run to run, on standard error."""
     import json
 
     if as_json:
-        print(json.dumps({**record, "out": str(out)}))
+        print(json.dumps({**record, "out": str(output.folder)}))
     else:
-        _print_summary(tally, out, source)
-    count = len(tally.images)
-    times = (("read and resize", tally.read_ms), ("network", tally.network_ms), ("draw and write", tally.write_ms))
+        _print_summary(tally, output.folder, source)
+    count = tally.num_images
+    reading = "read and resize" if source.live is None else "wait and resize"
+    times = (
+        (reading, tally.read_ms),
+        ("network", tally.network_ms),
+        ("draw", tally.draw_ms),
+        ("write", tally.write_ms),
+    )
     shares = ", ".join(f"{what} {ms / count:.1f}" for what, ms in times)
-    print(f"ms per image: {shares} (reading runs beside the network)", file=sys.stderr)
+    print(f"ms per image: {shares} (all at the same time, each for another image)", file=sys.stderr)
+    if source.kind == "video" and source.length and count < 0.9 * source.length and count != output.max_images:
+        print(
+            f"maenas: warning: {source.name}: {count} frames could be read; the file states {source.length}",
+            file=sys.stderr,
+        )
 
 
-def _print_summary(tally: _Tally, out: Path, source: Any) -> None:  # noqa: ANN401
+def _print_summary(tally: Tally, out: Path, source: Any) -> None:  # noqa: ANN401
     from rich.markup import escape
     from rich.table import Table
 
@@ -293,8 +243,15 @@ def _print_summary(tally: _Tally, out: Path, source: Any) -> None:  # noqa: ANN4
     table = Table(show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
-    table.add_row("images" if source.fps is None else "frames", str(len(tally.images)))
-    table.add_row("objects", str(len(tally.detections)))
+    frames = source.kind in ("video", "live")
+    table.add_row("frames" if frames else "images", str(tally.num_images))
+    if source.live is not None:
+        table.add_row("frames dropped", str(tally.num_dropped))
+    if frames and tally.fps is not None:
+        table.add_row("frames per second", f"{tally.fps:.1f}")
+    if source.live is not None:
+        table.add_row("latency ms", ", ".join(f"{name} {ms:.0f}" for name, ms in tally.latency_ms.items()))
+    table.add_row("objects", str(tally.num_objects))
     shown = tally.found.most_common(10)
     for name, count in shown:
         table.add_row(f"  {escape(_printable(name))}", str(count))
@@ -312,11 +269,11 @@ def _print_summary(tally: _Tally, out: Path, source: Any) -> None:  # noqa: ANN4
     screen.print(f"written: {_printable(str(out))}/{RECORD}" + _drawn(tally), markup=False, soft_wrap=True)
 
 
-def _drawn(tally: _Tally) -> str:
-    files = dict.fromkeys(entry["drawn"] for entry in tally.images if "drawn" in entry)
-    if len(files) == 1:
-        return f", {_printable(next(iter(files)))}"
-    return f", {len(files)} drawn images" if files else ""
+def _drawn(tally: Tally) -> str:
+    lines = f", {LINES}" if tally.last_frame >= 0 else ""
+    if len(tally.files) == 1:
+        return f"{lines}, {_printable(next(iter(tally.files)))}"
+    return f"{lines}, {len(tally.files)} drawn images" if tally.files else lines
 
 
 def _printable(text: str) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -199,6 +202,9 @@ def test_a_published_name_is_a_structure(maenas, photos):
         (("none.jpg",), "none.jpg: no such file or folder"),
         (("PHOTO", "--score", "7"), "score_threshold is 7.0; expected 0 ... 1"),
         (("PHOTO", "--batch", "0"), "batch_size is 0"),
+        (("PHOTO", "--max-images", "0"), "max_images is 0; expected at least 1"),
+        (("98",), "camera 98: cannot be opened"),
+        (("ftp://me:pw@host/a",), "ftp://host/a: is a URL of the kind ftp"),
         (("PHOTO", "--image-size", "100"), "image_size is (100, 100); expected"),
         (("PHOTO", "--image-size", "a"), "--image-size is 'a'"),
         (("PHOTO", "--classes", "dgo"), "did you mean 'dog'?"),
@@ -242,6 +248,10 @@ def test_an_interruption_keeps_what_is_done(maenas, model, photos, tmp_path, mon
     assert sorted(path.name for path in (tmp_path / "found").iterdir()) == ["a.jpg", "predictions.json"]
 
 
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 @pytest.fixture
 def clip(tmp_path):
     pytest.importorskip("cv2")
@@ -260,12 +270,19 @@ def test_a_video_becomes_a_drawn_video(maenas, model, clip, tmp_path):
 
     code, out, err = maenas(model, clip, "--out", tmp_path / "found", "--batch", "2", *LOW)
     assert code == 0, err
-    assert sorted(path.name for path in (tmp_path / "found").iterdir()) == ["predictions.json", "walk.mp4"]
+    assert names_in(tmp_path / "found") == ["predictions.json", "predictions.jsonl", "walk.mp4"]
     reader = VideoReader(tmp_path / "found" / "walk.mp4")
     assert (reader.fps, len(list(reader))) == (10, 5)
     images = json.loads((tmp_path / "found" / "predictions.json").read_text())["images"]
     assert [(entry["frame"], entry["time_s"]) for entry in images] == [(0, 0), (1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
-    assert "frames" in out and "walk.mp4" in out
+    assert "frames" in out and "frames per second" in out and "predictions.jsonl, walk.mp4" in out
+    lines = [json.loads(line) for line in (tmp_path / "found" / "predictions.jsonl").read_text().splitlines()]
+    assert [(line["frame"], line["time_s"], line["image_size"]) for line in lines] == [
+        (index, index / 10, [64, 96]) for index in range(5)
+    ]
+    record = json.loads((tmp_path / "found" / "predictions.json").read_text())
+    assert sum(len(line["detections"]) for line in lines) == len(record["detections"]) > 0
+    assert "stream" not in record
 
 
 def test_an_interrupted_video_is_not_written(maenas, model, clip, tmp_path, monkeypatch):
@@ -279,7 +296,8 @@ def test_an_interrupted_video_is_not_written(maenas, model, clip, tmp_path, monk
 
     monkeypatch.setattr(Detections, "draw", draw)
     assert maenas(model, clip, "--out", tmp_path / "found")[0] == 130
-    assert [path.name for path in (tmp_path / "found").iterdir()] == ["predictions.json"]
+    assert names_in(tmp_path / "found") == ["predictions.json", "predictions.jsonl"]
+    assert len((tmp_path / "found" / "predictions.jsonl").read_text().splitlines()) == 3
     record = json.loads((tmp_path / "found" / "predictions.json").read_text())
     assert record["complete"] is False and len(record["images"]) == 3 and "drawn" not in record["images"][0]
 
@@ -288,3 +306,118 @@ def test_the_terminal_stays_quiet_where_it_is_none(maenas, model, photos):
     assert not sys.stderr.isatty()
     _, _, err = maenas(model, photos)
     assert err.count("\n") == 1
+
+
+def test_frames_as_pictures_with_an_overlay(maenas, model, clip, tmp_path):
+    code, _, err = maenas(model, clip, "--out", tmp_path / "plain", "--pictures", "--score", "1")
+    assert code == 0, err
+    assert maenas(model, clip, "--out", tmp_path / "noted", "--pictures", "--overlay", "--score", "1")[0] == 0
+    names = [f"walk-{index:06d}.jpg" for index in range(5)]
+    assert (
+        names_in(tmp_path / "plain")
+        == names_in(tmp_path / "noted")
+        == ["predictions.json", "predictions.jsonl", *names]
+    )
+    plain, noted = (read_image(tmp_path / folder / names[3]) for folder in ("plain", "noted"))
+    changed = np.argwhere(np.abs(plain.astype(int) - noted).max(axis=2) > 60)
+    assert len(changed) and changed.max(axis=0)[0] < 32
+
+
+def test_a_limit_ends_a_video_early_and_completely(maenas, model, clip, tmp_path):
+    code, _, err = maenas(model, clip, "--out", tmp_path / "found", "--max-images", "2", "--batch", "1")
+    assert code == 0 and "warning" not in err
+    record = json.loads((tmp_path / "found" / "predictions.json").read_text())
+    assert record["complete"] is True and [entry["frame"] for entry in record["images"]] == [0, 1]
+
+
+class Camera:
+    """A camera in OpenCV's place: grey frames, of which the test decides when they come and how it ends."""
+
+    def __init__(self, count, *, fps=10.0, gate=None, end="unplugged"):
+        self.left, self.fps, self.gate, self.end = count, fps, gate, end
+
+    def isOpened(self):
+        return True
+
+    def read(self):
+        if self.gate is not None:
+            self.gate.acquire(timeout=20)
+        if self.left <= 0:
+            if self.end == "interrupt":
+                os.kill(os.getpid(), signal.SIGINT)
+                threading.Event().wait(20)
+            if self.end == "terminate":
+                os.kill(os.getpid(), signal.SIGTERM)
+                threading.Event().wait(20)
+            return False, None
+        self.left -= 1
+        return True, np.full((64, 96, 3), 90, np.uint8)
+
+    def get(self, what):
+        return self.fps
+
+    def release(self):
+        pass
+
+
+@pytest.fixture
+def camera(monkeypatch):
+    """Makes `maenas predict ... 0` see a camera whose frames come one at a time, each once the last one is written."""
+    pytest.importorskip("cv2")
+    from detector import live
+    from maenas.cli import predict_output
+
+    monkeypatch.setattr("detector.ahead.PATIENCE_S", 0.1)
+    gate = threading.Semaphore(1)
+    add = predict_output.Tally.add
+
+    def add_and_go_on(self, prediction, drawn):
+        add(self, prediction, drawn)
+        gate.release()
+
+    monkeypatch.setattr(predict_output.Tally, "add", add_and_go_on)
+
+    def plug_in(count, **options):
+        monkeypatch.setattr(live, "open_capture", lambda address, timeout_s: Camera(count, gate=gate, **options))
+
+    return plug_in
+
+
+@pytest.mark.parametrize("end", ["interrupt", "terminate", "limit"])
+def test_a_camera_is_ended_by_a_signal_or_a_limit_and_its_files_are_whole(maenas, model, camera, tmp_path, end):
+    from detector.video import VideoReader
+
+    camera(4 if end != "limit" else 99, end=end)
+    limit = ("--max-images", "4") if end == "limit" else ()
+    code, out, err = maenas(model, "0", "--out", tmp_path / "found", "--overlay", *limit, *LOW)
+    assert code == 0, err
+    assert names_in(tmp_path / "found") == ["camera-0.mp4", "predictions.json", "predictions.jsonl"]
+    record = json.loads((tmp_path / "found" / "predictions.json").read_text())
+    assert (record["complete"], record["source"], record["images"], record["detections"]) == (True, "camera 0", [], [])
+    assert (record["stream"]["frames"], record["stream"]["dropped"]) == (4, 0)
+    assert record["stream"]["fps"] > 0 and list(record["stream"]["latency_ms"]) == ["p50", "p90", "p99"]
+    lines = [json.loads(line) for line in (tmp_path / "found" / "predictions.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == [0, 1, 2, 3] and all(len(line["detections"]) == 5 for line in lines)
+    # Ten frames a second by the clock, whatever the network takes.
+    assert len(list(VideoReader(tmp_path / "found" / "camera-0.mp4"))) == round(10 * lines[-1]["time_s"]) + 1
+    assert "frames dropped" in out and "latency ms" in out
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_camera_that_fails_is_an_error_but_what_it_gave_is_kept(maenas, model, camera, tmp_path):
+    from detector.video import VideoReader
+
+    camera(3)
+    code, _, err = maenas(model, "0", "--out", tmp_path / "found")
+    assert code == 2 and "camera 0: gives no more frames" in err
+    assert names_in(tmp_path / "found") == ["camera-0.mp4", "predictions.json", "predictions.jsonl"]
+    record = json.loads((tmp_path / "found" / "predictions.json").read_text())
+    assert record["complete"] is False and record["stream"]["frames"] == 3
+    assert list(VideoReader(tmp_path / "found" / "camera-0.mp4"))
+
+
+def test_a_camera_without_any_frame_leaves_nothing(maenas, model, camera, tmp_path):
+    camera(0)
+    code, _, err = maenas(model, "0")
+    assert code == 2 and "camera 0: was opened but gives no frame" in err
+    assert list((tmp_path / "work").iterdir()) == []

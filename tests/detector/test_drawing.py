@@ -12,7 +12,7 @@ from hypothesis import example, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from detector import drawing  # noqa: E402
-from detector.drawing import COLOURS, draw_detections, text_colour  # noqa: E402
+from detector.drawing import COLOURS, draw_detections, draw_note, text_colour  # noqa: E402
 from detector.errors import InputError  # noqa: E402
 from detector.types import Detections  # noqa: E402
 
@@ -121,3 +121,13 @@ def test_without_matplotlib_a_font_is_found_too(monkeypatch):
 def test_an_image_of_another_size_is_refused():
     with pytest.raises(InputError, match=r"image has size \(40, 50\); expected \(50, 40\)"):
         draw_detections(np.zeros((40, 50, 3), np.uint8), Detections.empty((50, 40)))
+
+
+def test_a_note_stands_in_the_upper_left_corner_and_fits():
+    image = np.full((200, 300, 3), 200, np.uint8)
+    noted = draw_note(image, "25.0 fps   latency ms: p50 31, p90 40, p99 55")
+    changed = np.argwhere((noted != image).any(axis=2))
+    assert changed.min(axis=0).tolist() == [0, 0] and changed.max(axis=0)[0] < 30
+    assert noted.shape == image.shape and (image == 200).all()
+    assert draw_note(image, "").tolist() == image.tolist()
+    assert draw_note(np.zeros((6, 8, 3), np.uint8), "25 fps").shape == (6, 8, 3)
