@@ -50,13 +50,13 @@ class AlignOTA(DynamicK):
 
     other_classes: bool = True
 
-    def class_cost(self, scores: Tensor, labels: Tensor, iou: Tensor) -> Tensor:
+    def class_cost(self, scores: Tensor, targets: Targets, iou: Tensor) -> Tensor:
         """See `DynamicK`."""
-        own = of_labels(scores, labels)
+        own = of_labels(scores, targets.labels)
         cost = (iou - own).square() * cross_entropy(own, iou)
         if not self.other_classes:
             return cost
-        return cost + of_other_labels(scores.square() * entropy_of_background(scores), labels)
+        return cost + of_other_labels(scores.square() * entropy_of_background(scores), targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +68,19 @@ class SimOTA(DynamicK):
     Source: YOLOX (arXiv 2107.08430), section 2.1, and its implementation.
     """
 
-    def class_cost(self, scores: Tensor, labels: Tensor, iou: Tensor) -> Tensor:
+    def class_cost(self, scores: Tensor, targets: Targets, iou: Tensor) -> Tensor:
         """See `DynamicK`."""
-        return entropy_of_object(of_labels(scores, labels)) + of_other_labels(entropy_of_background(scores), labels)
+        own = entropy_of_object(of_labels(scores, targets.labels))
+        return own + of_other_labels(entropy_of_background(scores), targets)
 
 
-def of_other_labels(costs: Tensor, labels: Tensor) -> Tensor:
-    """(B, V, C) costs of all classes to (B, G, V) sums over all classes but each box's (B, G) own."""
+def of_other_labels(costs: Tensor, targets: Targets) -> Tensor:
+    """(B, V, C) costs of all classes to (B, G, V) sums over all classes but each box's own, or over those judged."""
+    if targets.judged is not None:
+        return targets.judged.to(costs.dtype) @ costs.transpose(1, 2)
     # Added up in float64, so that taking a saturated class out again leaves the rest exact.
     total = costs.sum(dim=2, dtype=torch.float64)
-    return (total[:, None] - of_labels(costs, labels)).float()
+    return (total[:, None] - of_labels(costs, targets.labels)).float()
 
 
 def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:

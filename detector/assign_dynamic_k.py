@@ -42,8 +42,8 @@ class DynamicK(ABC):
         return assign_in_portions(self._assign, scores, boxes, points=points, targets=targets)
 
     @abstractmethod
-    def class_cost(self, scores: Tensor, labels: Tensor, iou: Tensor) -> Tensor:
-        """(B, V, C) scores, (B, G) labels and (B, G, V) IoUs to (B, G, V) costs."""
+    def class_cost(self, scores: Tensor, targets: Targets, iou: Tensor) -> Tensor:
+        """(B, V, C) scores and (B, G, V) IoUs with the boxes to (B, G, V) costs."""
 
     def _assign(self, scores: Tensor, boxes: Tensor, points: Tensor, targets: Targets) -> Assignment:
         in_box = inside_boxes(points, targets.boxes)
@@ -58,7 +58,7 @@ class DynamicK(ABC):
         boxes = boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
 
         iou = elementwise_iou(boxes[:, None], targets.boxes[:, :, None]).nan_to_num(nan=0.0).where(allowed, 0.0)
-        cost = self.class_weight * self.class_cost(scores, targets.labels, iou)
+        cost = self.class_weight * self.class_cost(scores, targets, iou)
         cost -= self.iou_weight * (iou + IOU_EPS).log()
         box, quality = self._choose(iou, cost, preferred=preferred, allowed=allowed)
         indices = torch.full(is_candidate.shape, -1, dtype=torch.int64, device=box.device)

@@ -47,7 +47,12 @@ def assign_in_portions(
         rows, largest = slice(start, start + portion), max(counts[start : start + portion])
         if largest == 0:
             continue
-        part = Targets(targets.boxes[rows, :largest], targets.labels[rows, :largest], targets.valid[rows, :largest])
+        part = Targets(
+            targets.boxes[rows, :largest],
+            targets.labels[rows, :largest],
+            targets.valid[rows, :largest],
+            judged=None if targets.judged is None else targets.judged[rows, :largest],
+        )
         found = assign(scores[rows].float(), boxes[rows].float(), points.float(), part)
         indices[rows], qualities[rows] = found.indices, found.qualities
     return Assignment(indices, qualities)

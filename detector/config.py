@@ -19,6 +19,7 @@ from maenas.records import build, require
 
 from .assign import ASSIGNERS
 from .data.plan import LAST_BATCHES
+from .data.sampling import SamplingSettings
 from .data.settings import AugmentSettings
 from .data.store import CACHES
 from .distill_config import DistillConfig
@@ -144,12 +145,15 @@ class LossConfig:
         quality_focal: Weight of the class loss.
         giou: Weight of the box loss.
         dfl: Weight of the distribution loss.
+        partial_labels: In a union of data sets, what a source does not mark is unknown in its images and teaches
+            nothing; if off, it counts as absent.
     """
 
     assigner: str = "align_ota"
     quality_focal: float = 1.0
     giou: float = 2.0
     dfl: float = 0.25
+    partial_labels: bool = True
 
     def __post_init__(self) -> None:
         _require_choice("assigner", self.assigner, tuple(ASSIGNERS))
@@ -220,6 +224,7 @@ class TrainConfig:
     train: TrainSettings = field(default_factory=TrainSettings)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     loss: LossConfig = field(default_factory=LossConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
@@ -231,6 +236,9 @@ class TrainConfig:
         stages = self.schedule.warmup_epochs + self.schedule.no_aug_epochs
         expected = f"more than schedule.warmup_epochs and schedule.no_aug_epochs together, {stages:g}"
         require(stages < self.train.epochs, "train.epochs", self.train.epochs, expected)
+        again = self.distill.cache == "none" or self.augment.samples_per_image < math.inf
+        expected = "none, or samples that come again: augment.views above 0, and augment.sada false"
+        require(again, "distill.cache", self.distill.cache, expected)
         size = self.augment.image_size
         one = size in (AugmentSettings().image_size, self.model.image_size)
         require(one, "augment.image_size", list(size), "nothing: model.image_size is the one to set")

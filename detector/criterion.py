@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .assign import AlignOTA, Assigner
 from .boxes import boxes_to_distances
+from .label_rules import LabelRules
 from .losses import distribution_focal_loss, giou_loss, quality_focal_loss_with_logits
 from .points import decode_boxes, level_points
 from .targets import Assignment, Targets
@@ -60,6 +61,8 @@ class Criterion:
         beta: Exponent of the quality focal loss.
         mean_over_processes: Mean of a tensor over all processes of a training run, without a gradient. It is called
             once per batch, whatever the batch holds.
+        rules: Of a union of data sets: which classes images teach nothing of. Normalisers are counts and weights of
+            points, so they are the same with and without it.
 
     Source: DAMO-YOLO (arXiv 2211.15444), eq. 1; normalisers as in Generalized Focal Loss (arXiv 2006.04388).
     """
@@ -70,13 +73,14 @@ class Criterion:
     dfl_weight: float = 0.25
     beta: float = 2.0
     mean_over_processes: Callable[[Tensor], Tensor] = this_process_only
+    rules: LabelRules | None = None
 
     def __call__(self, output: HeadOutput, targets: Targets, *, strides: Sequence[int], num_classes: int) -> Losses:
         """Assign points, and compare predictions with what they answer for.
 
         Args:
             output: Raw predictions.
-            targets: Boxes in pixels of the network's input, on the device of the predictions.
+            targets: Boxes in pixels of the network's input, on the device of the predictions; with rules also sources.
             strides: Image pixels per cell of each level.
             num_classes: Object classes; a background channel after them is taught to be 0 everywhere.
         """
@@ -84,6 +88,7 @@ class Criterion:
         with torch.autocast(device.type, enabled=False):
             cls_logits, box_logits = output.cls_logits.float(), output.box_logits.float()
             points = level_points(output.level_shapes, strides, device=device)
+            targets = targets if self.rules is None else self.rules.judging(targets)
             with torch.no_grad():
                 scores = cls_logits.sigmoid()
                 assignment = self.assigner(scores, decode_boxes(box_logits, points), points, targets)
@@ -101,14 +106,26 @@ class Criterion:
     ) -> Losses:
         image, point = torch.nonzero(found.indices >= 0, as_tuple=True)
         box = found.indices[image, point]
+        own = scores[image, point]
+        learnt = None
+        if self.rules is not None:
+            learnt = self.rules.learnt(targets, image, point, box, num_points=scores.shape[1])
+            own = own * learnt[image, point]
         # How sure a point is of any class weighs its box; learning boxes must not change scores.
-        weights = scores[image, point].amax(dim=1)
+        weights = own.amax(dim=1)
         totals = torch.stack([weights.new_tensor(float(len(image))), weights.sum()])
         num_positives, weight = self.mean_over_processes(totals).clamp(min=1).unbind()
 
         qualities = torch.zeros_like(cls_logits)
-        qualities[image, point, targets.labels[image, box]] = found.qualities[image, point]
-        quality_focal = quality_focal_loss_with_logits(cls_logits, qualities, beta=self.beta).sum() / num_positives
+        if self.rules is None:
+            qualities[image, point, targets.labels[image, box]] = found.qualities[image, point]
+        else:
+            is_own = self.rules.implied[targets.labels[image, box]]
+            qualities[image, point] = is_own * found.qualities[image, point][:, None]
+        quality_focal = quality_focal_loss_with_logits(cls_logits, qualities, beta=self.beta)
+        if learnt is not None:
+            quality_focal = quality_focal * learnt
+        quality_focal = quality_focal.sum() / num_positives
 
         # Without positives the rows are empty and their sums 0, yet every layer still receives a gradient.
         rows, points, boxes = box_logits[image, point], points[point], targets.boxes[image, box]

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .class_match import ClassMatch
 from .coco_metrics import CocoMetrics, coco_metrics
 from .data.dataset import Dataset, ImageRecord
 from .errors import CheckpointError, DataError, InputError
@@ -101,6 +102,7 @@ def evaluate(
     image_size: int | tuple[int, int] | None = None,
     allow_missing: bool = False,
     skip_unreadable: bool = False,
+    counts_as: Mapping[str, Sequence[str]] | None = None,
     progress: Callable[[int, int], None] | None = None,
     interrupt: Callable[[], bool] | None = None,
 ) -> Evaluation:
@@ -120,6 +122,8 @@ def evaluate(
             the network's.
         allow_missing: Leave out classes that the network does not know instead of refusing.
         skip_unreadable: Leave out images that cannot be read instead of refusing; they are listed in the result.
+        counts_as: Classes of the network with those of the data set that they are kinds of: what is found of them
+            counts as these, once where both were found.
         progress: Called with images done and images in all.
         interrupt: Asked before every batch; once it says yes, the evaluation ends with `KeyboardInterrupt`.
 
@@ -150,9 +154,17 @@ def evaluate(
     measured = without_classes(truth, missing)
     _check_content(measured)
     settings = Settings(score_threshold, iou_threshold, max_detections, size, predictor.batch_limit or batch_size)
+    classes = ClassMatch.by_name(predictor.class_names, measured.class_names, counts_as or {})
     started = time.perf_counter()
     found, skipped, network_ms = _find(
-        predictor, pictures, measured, settings, skip_unreadable=skip_unreadable, progress=progress, interrupt=interrupt
+        predictor,
+        pictures,
+        measured,
+        settings,
+        classes=classes,
+        skip_unreadable=skip_unreadable,
+        progress=progress,
+        interrupt=interrupt,
     )
     total_s = time.perf_counter() - started
     if skipped:
@@ -195,12 +207,12 @@ def _find(
     measured: Dataset,
     settings: Settings,
     *,
+    classes: ClassMatch,
     skip_unreadable: bool,
     progress: Callable[[int, int], None] | None,
     interrupt: Callable[[], bool] | None,
 ) -> tuple[list[Detections | None], list[str], list[float]]:
     """Detections of every image, None where it was skipped; why it was; and each image's share of its batch's time."""
-    label_of = _label_map(predictor.class_names, measured.class_names)
     found: list[Detections | None] = []
     skipped: list[str] = []
     network_ms: list[float] = []
@@ -238,7 +250,9 @@ def _find(
             for entry in batch:
                 record = measured.images[len(found)]
                 found.append(
-                    _in_original(next(results), entry, record, label_of) if isinstance(entry, Picture) else None
+                    _in_original(next(results), entry, record, classes, settings)
+                    if isinstance(entry, Picture)
+                    else None
                 )
             if progress is not None:
                 progress(len(found), len(measured))
@@ -247,13 +261,17 @@ def _find(
     return found, skipped, network_ms
 
 
-def _in_original(found: Detections, picture: Picture, record: ImageRecord, label_of: NDArray[np.int64]) -> Detections:
+def _in_original(
+    found: Detections, picture: Picture, record: ImageRecord, classes: ClassMatch, settings: Settings
+) -> Detections:
     """Detections in pixels of the original image and labels of the data set; classes that it lacks are dropped."""
     if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
         raise CheckpointError(f"{record.path}: {_NO_NUMBERS}")
-    labels = label_of[found.labels]
-    kept = found.rescale(picture.original_size).select(labels >= 0)
-    return replace(kept, labels=labels[labels >= 0])
+    return classes.translate(
+        found.rescale(picture.original_size),
+        iou_threshold=settings.iou_threshold,
+        max_detections=settings.max_detections,
+    )
 
 
 _NO_NUMBERS = "the network gives values that are no numbers; its weights are damaged, or its training diverged"
@@ -300,12 +318,6 @@ def _check_content(dataset: Dataset) -> None:
     if not any((~record.ignored).any() for record in dataset.images):
         count = len(dataset)
         raise DataError(f"{dataset.name}: its images ({count}) hold no box to be found; there is nothing to measure")
-
-
-def _label_map(model_names: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
-    """Label in the data set of every label of the network, -1 for none."""
-    places = {name: label for label, name in enumerate(names)}
-    return np.array([places.get(name, -1) for name in model_names], np.int64)
 
 
 def _timing(network_ms: Sequence[float], batch_size: int, total_s: float) -> Timing:

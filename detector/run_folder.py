@@ -60,6 +60,11 @@ class RunFolder:
         return self.path / "curves.png"
 
     @property
+    def sampling(self) -> Path:
+        """Counts of a union's sources and classes, and how often they are shown."""
+        return self.path / "sampling.csv"
+
+    @property
     def result(self) -> Path:
         """Figures of the finished run."""
         return self.path / "result.json"
@@ -82,6 +87,7 @@ class RunFolder:
         """Everything there that a run wrote."""
         named = (self.config, self.structure, self.state, self.best, self.last, self.metrics, self.curves)
         found = [path for path in (*named, self.result, self.divergence) if path.exists()]
+        found += [self.sampling] if self.sampling.exists() else []
         return found + sorted(self.path.glob("epoch_*.safetensors")) + sorted(self.samples.glob("epoch_*.jpg"))
 
 

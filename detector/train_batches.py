@@ -53,6 +53,7 @@ def _batches(run: Run, *, total: int, final_epochs: int) -> Iterator[Batch]:
         last=config.train.last_batch,
         multi_scale=config.train.multi_scale,
         multi_scale_every=config.train.multi_scale_every,
+        sampling=config.sampling,
     )
     # Torch's loader draws a seed when it starts; the run's random state must not depend on how often that is.
     with torch.random.fork_rng(devices=[]):

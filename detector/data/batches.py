@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 from ..errors import DataError
 from ..targets import Batch, Targets
 from .pipeline import Augmenter, BrokenImage
-from .plan import BatchPlan, epoch_order, sample_generator
+from .plan import BatchPlan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,9 +36,7 @@ class MadeBatch:
 
     def pin_memory(self) -> MadeBatch:
         """In memory that a GPU copies from quickly; called by torch's loader."""
-        targets = self.batch.targets
-        pinned = Targets(targets.boxes.pin_memory(), targets.labels.pin_memory(), targets.valid.pin_memory())
-        batch = Batch(self.batch.images.pin_memory(), pinned, self.batch.index)
+        batch = Batch(self.batch.images.pin_memory(), self.batch.targets.pin_memory(), self.batch.index)
         return MadeBatch(batch, self.broken, self.error)
 
 
@@ -47,13 +45,13 @@ class PackedBatch:
     """A batch without tensors: it comes through a pipe, where shared memory is too small for what tensors put there.
 
     Attributes:
-        arrays: Images, boxes, labels and validity.
+        arrays: Images, boxes, labels and validity, and sources where there are several.
         index: As in `Batch`.
         broken: As in `MadeBatch`.
         error: As in `MadeBatch`.
     """
 
-    arrays: tuple[NDArray, NDArray, NDArray, NDArray]
+    arrays: tuple[NDArray, ...]
     index: int
     broken: tuple[BrokenImage, ...]
     error: str | None
@@ -62,13 +60,16 @@ class PackedBatch:
     def pack(cls, made: MadeBatch) -> PackedBatch:
         """Take the tensors apart; their memory is not copied."""
         images, targets = made.batch.images, made.batch.targets
-        arrays = (images.numpy(), targets.boxes.numpy(), targets.labels.numpy(), targets.valid.numpy())
-        return cls(arrays, made.batch.index, made.broken, made.error)
+        tensors = [images, targets.boxes, targets.labels, targets.valid]
+        if targets.sources is not None:
+            tensors.append(targets.sources)
+        return cls(tuple(values.numpy() for values in tensors), made.batch.index, made.broken, made.error)
 
     def unpack(self) -> MadeBatch:
         """Put the tensors together again."""
-        images, boxes, labels, valid = (torch.from_numpy(array) for array in self.arrays)
-        return MadeBatch(Batch(images, Targets(boxes, labels, valid), self.index), self.broken, self.error)
+        images, boxes, labels, valid, *sources = (torch.from_numpy(array) for array in self.arrays)
+        targets = Targets(boxes, labels, valid, sources[0] if sources else None)
+        return MadeBatch(Batch(images, targets, self.index), self.broken, self.error)
 
     def pin_memory(self) -> MadeBatch:
         """As of `MadeBatch`."""
@@ -97,7 +98,7 @@ class BatchMaker(TorchDataset):
         plan = self._plan
         epoch = number // plan.per_epoch
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, epoch_order(plan.num_images, seed=plan.seed, epoch=epoch)
+            self._epoch, self._order = epoch, plan.order(epoch)
         chosen, size, moment = plan.samples(number, self._order), plan.size(number), plan.moment(number)
         images = torch.empty((len(chosen), 3, *size), dtype=torch.uint8)
         planes = images.numpy()
@@ -106,7 +107,7 @@ class BatchMaker(TorchDataset):
         broken: list[BrokenImage] = []
         for place, (position, index) in enumerate(chosen):
             try:
-                rng = sample_generator(seed=plan.seed, number=number, position=position)
+                rng = plan.generator(number, position, index)
                 sample, replaced = self._augmenter.sample(index, moment, rng, image_size=size)
             except DataError as error:
                 # As a value: torch would put the worker's traceback into the message.
@@ -116,4 +117,8 @@ class BatchMaker(TorchDataset):
             boxes.append(torch.from_numpy(sample.boxes))
             labels.append(torch.from_numpy(sample.labels))
             broken += replaced
-        return MadeBatch(Batch(images, Targets.from_lists(boxes, labels), number), tuple(broken))
+        sources = self._augmenter.sources_of([index for _, index in chosen])
+        targets = Targets.from_lists(
+            boxes, labels, sources=None if sources is None else torch.from_numpy(sources.astype(np.int64))
+        )
+        return MadeBatch(Batch(images, targets, number), tuple(broken))

@@ -65,7 +65,7 @@ def read_data_file(path: Path) -> DataFile:
     Raises:
         DataError: Naming file and key: malformed, unknown, contradictory, or a place that does not exist.
     """
-    content = _parse(path)
+    content = parse_file(path)
     for key in content:
         if key not in _KEYS + _PASSED_OVER:
             raise DataError(f"{path}: {_unknown_key(str(key))}")
@@ -87,7 +87,12 @@ def read_data_file(path: Path) -> DataFile:
     return DataFile(root, splits, images, _class_names(content, str(path)))
 
 
-def _parse(path: Path) -> dict[Any, Any]:
+def parse_file(path: Path) -> dict[Any, Any]:
+    """The keys of a short YAML file, as plain values.
+
+    Raises:
+        DataError: It cannot be read, is none, or holds anything but plain values.
+    """
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise DataError(f"{path}: has {path.stat().st_size} bytes; expected a short YAML file")
@@ -106,6 +111,8 @@ def _parse(path: Path) -> dict[Any, Any]:
 
 
 def _unknown_key(key: str) -> str:
+    if key == "sources":
+        return "sources makes this a union of data sets; expected one data set, as unions cannot be parts of others"
     if key == "kpt_shape":
         return "kpt_shape: labels of key points are not read; expected boxes or outlines"
     near = difflib.get_close_matches(key, _KEYS, n=1)

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .taxonomy import LabelSpace
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageRecord:
@@ -27,6 +29,7 @@ class ImageRecord:
         areas: (G,) float32 in square pixels: of the mask where the file states it, else of the box.
         polygons: Per box a (V, 2) float32 array of outline points, all parts one after the other; None where the file
             has no outline for every box.
+        source: Number of the data set that the image comes from, in a union of several; else 0.
     """
 
     image_id: int
@@ -37,6 +40,7 @@ class ImageRecord:
     ignored: NDArray[np.bool_]
     areas: NDArray[np.float32]
     polygons: tuple[NDArray[np.float32], ...] | None = None
+    source: int = 0
 
     def __post_init__(self) -> None:
         count = len(self.labels)
@@ -57,15 +61,31 @@ class Dataset:
         class_names: In label order.
         images: Sorted by `image_id`.
         category_ids: Ids that the files give the classes, in label order; label order itself where they give none.
+        union: What it was made of, where it is a union of several data sets.
     """
 
     name: str
     class_names: tuple[str, ...]
     images: tuple[ImageRecord, ...]
     category_ids: tuple[int, ...]
+    union: Union | None = None
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Union:
+    """What a union of data sets was made of.
+
+    Attributes:
+        space: Its classes, and which of them each source marks.
+        parts: By number of their source those that have this split: with their own image and category ids, and their
+            own classes under the names of the union.
+    """
+
+    space: LabelSpace
+    parts: dict[int, Dataset]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,6 +26,7 @@ from .batches import BatchMaker, MadeBatch, PackedBatch
 from .dataset import Dataset
 from .pipeline import Augmenter, BrokenImage
 from .plan import BatchPlan, count_iterations
+from .sampling import SamplingSettings, image_shares
 from .settings import AugmentSettings, check_size
 from .store import ImageStore
 
@@ -67,6 +68,7 @@ class TrainLoader:
         last: str = "drop",
         multi_scale: Sequence[int] = (),
         multi_scale_every: int = 10,
+        sampling: SamplingSettings | None = None,
     ) -> None:
         """Plan the batches; with a cache, read the images.
 
@@ -85,6 +87,7 @@ class TrainLoader:
             last: What becomes of the images of an epoch that make no whole batch; see `count_iterations`.
             multi_scale: Sides of square inputs that are drawn by chance; empty keeps the settings' size.
             multi_scale_every: Batches before a side is drawn again.
+            sampling: How often each image is shown; by default the defaults of the settings.
 
         Raises:
             ConfigError: Naming the value that does not fit.
@@ -108,6 +111,7 @@ class TrainLoader:
         self._settings = settings
         self._dataset = dataset
         self._num_workers = num_workers
+        shares = image_shares(dataset, SamplingSettings() if sampling is None else sampling)
         self._plan = BatchPlan(
             num_images=len(dataset),
             batch_size=batch_size,
@@ -123,9 +127,12 @@ class TrainLoader:
             multi_scale_every=multi_scale_every,
             ramp_until=total_iterations,
             sada_in_final=settings.sada_in_final_epochs,
+            views=settings.views,
+            shares=shares,
         )
         self._set_length(total_iterations, final_epochs, start_iteration)
-        self._augmenter = Augmenter(ImageStore(dataset, tile_size=settings.tile_size, cache=cache), settings)
+        store = ImageStore(dataset, tile_size=settings.tile_size, cache=cache)
+        self._augmenter = Augmenter(store, settings, shares=shares)
         self.num_broken = 0
         self._named: set[int] = set()
 

@@ -29,6 +29,7 @@ from .geometry import (
 )
 from .mosaic import mix_up, mosaic
 from .sada import SadaPolicy, sada
+from .sampling import Partners, Pool
 from .settings import AugmentSettings
 from .store import ImageStore
 
@@ -67,10 +68,27 @@ class Moment:
 class Augmenter:
     """Makes samples of the images of a store."""
 
-    def __init__(self, store: ImageStore, settings: AugmentSettings) -> None:
+    def __init__(
+        self, store: ImageStore, settings: AugmentSettings, *, shares: NDArray[np.float64] | None = None
+    ) -> None:
+        """Prepare.
+
+        Args:
+            store: The images.
+            settings: Augmentation.
+            shares: How often each image is shown, also beside others; None shows all alike.
+        """
         self._store = store
         self._settings = settings
+        annotated = np.zeros(len(store), np.bool_)
+        annotated[store.annotated] = True
+        sources = np.array([record.source for record in store.dataset.images], np.int64)
+        self._partners = Partners(sources, annotated, shares)
         self._policy = SadaPolicy.from_vector(settings.sada_vector)
+
+    def sources_of(self, indices: Sequence[int]) -> NDArray[np.int64] | None:
+        """Numbers of the sources of images; None where there is one data set only."""
+        return None if self._store.dataset.union is None else self._partners.sources[list(indices)]
 
     def sample(
         self, index: int, moment: Moment, rng: np.random.Generator, *, image_size: tuple[int, int] | None = None
@@ -101,7 +119,7 @@ class Augmenter:
             sample = stretch(mosaic_sample, fitted_size((height, width), before) if settings.keep_ratio else before)
         else:
             take = self._store.fitted if settings.keep_ratio else self._store.stretched
-            sample = self._read(lambda chosen: take(chosen, before), index, range(len(self._store)), rng, broken)
+            sample = self._read(lambda chosen: take(chosen, before), index, self._partners.of(index), rng, broken)
         sample = turn(sample, quarters)
         if settings.hue or settings.saturation or settings.value:
             sample = replace(sample, image=jitter_colours(sample.image, settings, rng))
@@ -121,10 +139,10 @@ class Augmenter:
 
     def _mosaic(self, index: int, rng: np.random.Generator, broken: list[BrokenImage]) -> Sample:
         settings, store, size = self._settings, self._store, self._settings.tile_size
-        indices = [index, *(int(other) for other in rng.integers(len(store), size=3))]
+        others = self._partners.of(index)
         tiles = [
-            self._read(lambda chosen: store.stretched(chosen, size), chosen, range(len(store)), rng, broken)
-            for chosen in indices
+            self._read(lambda chosen: store.stretched(chosen, size), chosen, others, rng, broken)
+            for chosen in [index, *others.draw_several(rng, 3)]
         ]
         canvas = mosaic(tiles, rng)
         affine = draw_affine(
@@ -145,9 +163,8 @@ class Augmenter:
             max_aspect=settings.max_aspect,
         )
         if len(sample.labels) and rng.random() < settings.mixup:
-            others = store.annotated
-            partner = int(others[rng.integers(len(others))])
-            other = self._read(lambda chosen: store.fitted(chosen, size), partner, others, rng, broken)
+            others = self._partners.annotated(index)
+            other = self._read(lambda chosen: store.fitted(chosen, size), others.draw(rng), others, rng, broken)
             sample = mix_up(sample, other, scale=settings.mixup_scale, rng=rng)
         return select(sample, box_areas(sample.boxes) > settings.min_area)
 
@@ -155,7 +172,7 @@ class Augmenter:
         self,
         take: Callable[[int], Sample],
         index: int,
-        others: Sequence[int] | NDArray[np.intp],
+        others: Pool,
         rng: np.random.Generator,
         broken: list[BrokenImage],
     ) -> Sample:
@@ -165,7 +182,7 @@ class Augmenter:
                 return take(index)
             except InputError as error:
                 broken.append(BrokenImage(index, str(error)))
-                index = int(others[int(rng.integers(len(others)))])
+                index = others.draw(rng)
         raise DataError(f"{self._store.dataset.name}: {_TRIES} images in a row cannot be read; {broken[-1].reason}")
 
 

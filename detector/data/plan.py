@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from .pipeline import Moment
+from .sampling import draw_images
 
 LAST_BATCHES = ("drop", "keep", "fill")
 
 # Third words of seeds beside the positions of samples in their batch, which are smaller.
-_ORDER, _SIZE = 2**30, 2**30 + 1
+_ORDER, _SIZE, _VIEW = 2**30, 2**30 + 1, 2**30 + 2
 
 
 def count_iterations(num_images: int, batch_size: int, *, last: str = "drop") -> int:
@@ -40,9 +41,19 @@ def count_iterations(num_images: int, batch_size: int, *, last: str = "drop") ->
     return num_images // batch_size if last == "drop" else -(-num_images // batch_size)
 
 
-def epoch_order(num_images: int, *, seed: int, epoch: int) -> NDArray[np.intp]:
-    """The order in which an epoch goes through the images: a permutation of their indices."""
-    return np.random.default_rng((seed, epoch, _ORDER)).permutation(num_images)
+def epoch_order(
+    num_images: int, *, seed: int, epoch: int, shares: NDArray[np.float64] | None = None
+) -> NDArray[np.intp]:
+    """The order in which an epoch goes through the images: a permutation of their indices.
+
+    Args:
+        num_images: In the data set, and in the order.
+        seed: Of the run.
+        epoch: Its number.
+        shares: How often each image is shown, adding up to 1; then some come several times and others not at all.
+    """
+    rng = np.random.default_rng((seed, epoch, _ORDER))
+    return rng.permutation(num_images) if shares is None else draw_images(shares, num_images, rng)
 
 
 def sample_generator(*, seed: int, number: int, position: int) -> np.random.Generator:
@@ -75,6 +86,8 @@ class BatchPlan:
         multi_scale_every: Batches before a side is drawn again.
         ramp_until: Batch at which SADA's ramp ends.
         sada_in_final: SADA is on in the final epochs.
+        views: Different samples of each image; 0 is without end.
+        shares: How often each image is shown, adding up to 1; None shows each once an epoch.
     """
 
     num_images: int
@@ -91,6 +104,12 @@ class BatchPlan:
     multi_scale_every: int
     ramp_until: int
     sada_in_final: bool
+    views: int = 0
+    shares: NDArray[np.float64] | None = field(default=None, compare=False)
+
+    def order(self, epoch: int) -> NDArray[np.intp]:
+        """The images of an epoch one after the other."""
+        return epoch_order(self.num_images, seed=self.seed, epoch=epoch, shares=self.shares)
 
     def samples(self, number: int, order: NDArray[np.intp]) -> list[tuple[int, int]]:
         """Position in the whole batch and image index of each sample that this process has of a batch.
@@ -106,6 +125,12 @@ class BatchPlan:
         share = len(indices) // self.world_size
         positions = range(self.rank * share, (self.rank + 1) * share)
         return [(position, int(indices[position])) for position in positions]
+
+    def generator(self, number: int, position: int, index: int) -> np.random.Generator:
+        """What the sample of an image draws from, at a position of a batch."""
+        if not self.views:
+            return sample_generator(seed=self.seed, number=number, position=position)
+        return np.random.default_rng((self.seed, index, number // self.per_epoch % self.views, _VIEW))
 
     def moment(self, number: int) -> Moment:
         """Which augmentations are on."""

@@ -16,6 +16,7 @@ from .dataset import Dataset, Sample
 from .geometry import pad
 from .pipeline import Augmenter, Moment
 from .plan import epoch_order, sample_generator
+from .sampling import SamplingSettings, image_shares
 from .settings import AugmentSettings
 from .store import ImageStore
 
@@ -24,7 +25,13 @@ _GAP_COLOUR = 255
 
 
 def augmented_samples(
-    dataset: Dataset, settings: AugmentSettings, *, count: int, seed: int, moment: Moment
+    dataset: Dataset,
+    settings: AugmentSettings,
+    *,
+    count: int,
+    seed: int,
+    moment: Moment,
+    sampling: SamplingSettings | None = None,
 ) -> tuple[list[Sample], list[str]]:
     """The samples of the first batch that training with this seed would make, were it at this moment of the run.
 
@@ -34,6 +41,7 @@ def augmented_samples(
         count: Of samples; a data set with fewer images is gone through again.
         seed: As of the training run.
         moment: Where in the run.
+        sampling: How often each image is shown; by default the defaults of the settings.
 
     Returns:
         The samples, and why images were replaced.
@@ -41,9 +49,11 @@ def augmented_samples(
     Raises:
         DataError: Too many images cannot be read.
     """
-    augmenter = Augmenter(ImageStore(dataset, tile_size=settings.tile_size), settings)
+    shares = image_shares(dataset, SamplingSettings() if sampling is None else sampling)
+    augmenter = Augmenter(ImageStore(dataset, tile_size=settings.tile_size), settings, shares=shares)
     samples, reasons = [], []
-    for position, index in enumerate(np.resize(epoch_order(len(dataset), seed=seed, epoch=0), count)):
+    order = epoch_order(len(dataset), seed=seed, epoch=0, shares=shares)
+    for position, index in enumerate(np.resize(order, count)):
         rng = sample_generator(seed=seed, number=0, position=position)
         sample, broken = augmenter.sample(int(index), moment, rng)
         samples.append(sample)
