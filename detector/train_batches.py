@@ -22,13 +22,16 @@ def train_batches(run: Run) -> Generator[Batch, None, None]:
     """
     if run.progress.max_seconds is None:
         final_epochs = run.config.schedule.no_aug_epochs
-        yield from _batches(run, total=run.progress.total_iterations, final_epochs=final_epochs)
+        yield from _batches(_loader(run, total=run.progress.total_iterations, final_epochs=final_epochs))
         return
+    loader = _loader(run, total=run.progress.likely_iterations, final_epochs=0)
     while not run.progress.finished:
         total, last_stage = run.progress.likely_iterations, run.in_last_stage
         # One epoch more than there are: everything is final.
         final_epochs = total // run.iterations_per_epoch + 1 if last_stage else 0
-        for batch in _batches(run, total=total, final_epochs=final_epochs):
+        start = run.progress.iteration
+        loader = loader.with_length(total_iterations=total, final_epochs=final_epochs, start_iteration=start)
+        for batch in _batches(loader):
             yield batch
             if run.in_last_stage != last_stage:
                 break
@@ -36,9 +39,9 @@ def train_batches(run: Run) -> Generator[Batch, None, None]:
                 break
 
 
-def _batches(run: Run, *, total: int, final_epochs: int) -> Iterator[Batch]:
+def _loader(run: Run, *, total: int, final_epochs: int) -> TrainLoader:
     config = run.config
-    loader = TrainLoader(
+    return TrainLoader(
         run.train_set,
         config.augment,
         batch_size=config.train.batch_size,
@@ -55,6 +58,9 @@ def _batches(run: Run, *, total: int, final_epochs: int) -> Iterator[Batch]:
         multi_scale_every=config.train.multi_scale_every,
         sampling=config.sampling,
     )
+
+
+def _batches(loader: TrainLoader) -> Iterator[Batch]:
     # Torch's loader draws a seed when it starts; the run's random state must not depend on how often that is.
     with torch.random.fork_rng(devices=[]):
         batches = iter(loader)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,10 +102,9 @@ class ImageStore:
                 f"{_MEMORY_SHARE * free / 1e9:.1f} GB ({_MEMORY_SHARE:.0%} of the free memory), or cache 'none'"
             )
         # Decoding and resizing run outside the interpreter's lock.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for index, kept in enumerate(pool.map(self._keep, range(len(self.dataset)))):
-                if kept is not None:
-                    self._kept[index] = kept
+        for index, kept in enumerate(_threads().map(self._keep, range(len(self.dataset)))):
+            if kept is not None:
+                self._kept[index] = kept
 
     def _keep(self, index: int) -> _Kept | None:
         try:
@@ -120,6 +120,20 @@ class ImageStore:
     def _sizes_kept(self, size: tuple[int, int]) -> set[tuple[int, int]]:
         wanted = {self.tile_size, fitted_size(size, self.tile_size)}
         return {size} if size[0] * size[1] <= sum(height * width for height, width in wanted) else wanted
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Threads that stay.
+
+    One that ends takes OpenCV's lock after Python has already called it ended; a data worker that is forked in that
+    moment waits for the lock for ever.
+    """
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="maenas-images")
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # the new process has none of them
 
 
 def _with_boxes(record: ImageRecord, image: NDArray[np.uint8], original: tuple[int, int]) -> Sample:

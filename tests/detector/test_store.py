@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
+
 import numpy as np
 import pytest
 
@@ -141,3 +145,22 @@ def test_free_memory_of_other_systems(tmp_path, monkeypatch):
     assert memory.available_bytes() > 0
     monkeypatch.delattr("os.sysconf")
     assert memory.available_bytes() is None
+
+
+def test_threads_that_read_stay_so_that_no_fork_meets_one_that_ends(shapes):
+    ImageStore(shapes, tile_size=(64, 64), cache="ram")
+    reading = [thread for thread in threading.enumerate() if thread.name.startswith("maenas-images")]
+    assert reading
+    ImageStore(shapes, tile_size=(64, 64), cache="ram")
+    assert all(thread.is_alive() for thread in reading)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_reads_with_threads_of_its_own(shapes):
+    ImageStore(shapes, tile_size=(64, 64), cache="ram")
+    child = multiprocessing.get_context("fork").Process(
+        target=ImageStore, args=(shapes,), kwargs={"tile_size": (64, 64), "cache": "ram"}
+    )
+    child.start()
+    child.join(timeout=60)
+    assert child.exitcode == 0
