@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from maenas.cli.benchmark_lines import FOREIGN, Line, PinnedEntry, find_models, make_lines, pinned_threads
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from maenas.profiling.backends import Backend, Entry, OpenEntry
     from maenas.profiling.harness import Progress
     from maenas.profiling.measurement import Record, Settings
 
 HELP = "time networks side by side on this machine, in the runtimes that execute them"
 EXAMPLE = "maenas benchmark damo-yolo-ns.onnx mine.onnx --backend openvino onnxruntime --threads 1 2"
-
-SCHEMA_VERSION = 1
-METADATA_KEY = "maenas"
-PERCENTILES = (25, 50, 90, 95, 99)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from maenas.profiling.backends import BACKENDS
 
     parser.add_argument(
-        "models", metavar="MODEL", nargs="+", help=".onnx file, ours or another's, or an export's folder"
+        "models",
+        metavar="MODEL",
+        nargs="+",
+        help=".onnx file, ours or another's, OpenVINO's .xml, or the folder of an export",
     )
     parser.add_argument(
         "--backend",
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="runtimes (default: openvino and onnxruntime, as installed)",
     )
     parser.add_argument("--threads", nargs="+", type=int, default=[1], metavar="N", help="threads (default: 1)")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images per run (default: 1)")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N", help="images per run (default: 1)")
     parser.add_argument("--image-size", metavar="HxW", help="size of images, for files that leave it open")
     parser.add_argument(
         "--precision",
@@ -52,98 +52,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="both",
         help="only files of ours with or without NMS inside",
     )
-    parser.add_argument("--passes", type=int, default=3, metavar="N", help="rounds over everything (default: 3)")
-    parser.add_argument(
+    accuracy = parser.add_argument_group("accuracy beside the times, of our exports")
+    accuracy.add_argument("--data", metavar="PATH", help="data.yaml, COCO .json, or folder of a data set")
+    accuracy.add_argument("--split", default="val", choices=["train", "val", "test"], help="default: val")
+    how = parser.add_argument_group("how to measure")
+    how.add_argument("--passes", type=int, default=3, metavar="N", help="rounds over everything (default: 3)")
+    how.add_argument(
         "--seconds", type=float, default=1.0, metavar="S", help="shortest time of each line in each pass (default: 1)"
     )
-    parser.add_argument("--out", metavar="FILE", help="write all figures as JSON")
-    parser.add_argument(
-        "--force", action="store_true", help="measure on a busy machine too, marked; and overwrite the file of --out"
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", metavar="FILE", help="write all figures as JSON, and .csv and .png files beside it")
+    output.add_argument("--no-plot", action="store_true", help="write no picture")
+    output.add_argument(
+        "--force", action="store_true", help="measure on a busy machine too, marked; and overwrite the files of --out"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-@dataclass(frozen=True)
-class _Model:
-    """A file to be timed.
-
-    Attributes:
-        label: As it is shown.
-        path: The file.
-        form: `raw`, `decoded` or `nms` for exports of ours, else `foreign`.
-        quantised: Whether it runs in whole numbers.
-        digest: Of the structure, for exports of ours.
-        sha256: Of the file.
-    """
-
-    label: str
-    path: Path
-    form: str
-    quantised: bool
-    digest: str | None
-    sha256: str
-
-
-@dataclass(frozen=True)
-class _Line:
-    """One row of the table: a file in a runtime with so many threads."""
-
-    model: _Model
-    backend: Backend
-    entry: _PinnedEntry
-
-
-@dataclass(frozen=True)
-class _PinnedEntry:
-    """An entry whose threads stay on as many cores while it is open; None: on an accelerator, they go anywhere."""
-
-    key: str
-    inner: Entry
-    threads: int | None
-
-    def open(self) -> AbstractContextManager[OpenEntry]:
-        """Pin first: threads that the runtime starts inherit it."""
-        from maenas.profiling.host import pin, unpin
-
-        if self.threads is None:
-            unpin()
-        else:
-            pin(self.threads)
-        return self.inner.open()
+    output.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print the table or the JSON object, and write the file.
+    """Measure, print the table or the JSON object, and write the files.
 
     Raises:
         ProfileError: A file or option that does not fit.
         DeviceBusyError: Other work spoiled the timings.
-        OutputError: The file of --out exists or cannot be written.
+        DataError: The data set cannot be used.
+        OutputError: A file of --out exists or cannot be written.
     """
     import json
+    from datetime import UTC, datetime
     from pathlib import Path
 
-    from maenas.errors import OutputError
-    from maenas.files import write_text_atomically
-    from maenas.profiling.host import unpin
+    from maenas.cli.benchmark_report import make_report, print_report
+    from maenas.profiling.host import busiest_processes, unpin
 
     settings = _settings(arguments)
-    out = None if arguments.out is None else Path(arguments.out)
-    if out is not None and out.exists() and not arguments.force:
-        raise OutputError(f"{out}: exists already; expected a new file, or --force")
-    models = [model for name in arguments.models for model in _models(Path(name), arguments.nms)]
+    files = _out_files(arguments)
+    models = [model for name in arguments.models for model in find_models(Path(name), arguments.nms)]
+    conditions: dict[str, Any] = {
+        "image_size": arguments.image_size,
+        "data": None if arguments.data is None else {"source": arguments.data, "split": arguments.split},
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load_average_before": _load_average(),
+        "busiest_before": busiest_processes(),
+    }
     try:
-        lines = _lines(models, arguments)
+        lines, skipped = make_lines(models, arguments)
+        unpin()
+        accuracy = {} if arguments.data is None else _accuracy(lines, arguments)
         records = _measure(lines, settings)
     finally:
         unpin()
-    report = _report(lines, records, settings, arguments)
-    if out is not None:
-        write_text_atomically(out, json.dumps(report, indent=2) + "\n")
+    conditions["load_average_after"] = _load_average()
+    report = make_report(lines, records, settings=settings, skipped=skipped, accuracy=accuracy, conditions=conditions)
+    _write(report, files)
     if arguments.json:
         print(json.dumps(report))
     else:
-        _print(report, out)
+        print_report(report, files)
     return 0
 
 
@@ -153,7 +118,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
     for option, value, low in (
         ("--passes", arguments.passes, 1),
-        ("--batch", arguments.batch, 1),
+        ("--batch", min(arguments.batch), 1),
         ("--threads", min(arguments.threads), 1),
         ("--seconds", arguments.seconds, 0),
     ):
@@ -170,107 +135,63 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     )
 
 
-def _models(path: Path, nms: str) -> list[_Model]:
-    """The file, or the files of an export's folder, that --nms asks for.
+def _out_files(arguments: argparse.Namespace) -> list[Path]:
+    """JSON, CSV and picture, none of which may exist; empty without --out.
 
     Raises:
-        ProfileError: There is none.
+        OutputError: One exists.
     """
-    from maenas.errors import ProfileError
+    from pathlib import Path
 
-    files = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
-    if not files:
-        raise ProfileError(f"{path}: holds no .onnx file; expected the folder of an export")
-    wanted = {"both": (True, False), "with": (True,), "without": (False,)}[nms]
-    models = [model for model in map(_model, files) if (model.form == "nms") in wanted]
-    if not models:
-        found = "without" if nms == "with" else "with"
-        raise ProfileError(f"{path}: has only networks {found} NMS inside; expected --nms {found} or both")
-    return models
+    from maenas.errors import OutputError
 
-
-def _model(path: Path) -> _Model:
-    import hashlib
-    import json
-
-    from maenas.profiling.backends.model_file import read_model_file
-
-    file = read_model_file(path)
-    try:
-        card = json.loads(file.metadata.get(METADATA_KEY, "null"))
-    except ValueError:
-        card = None
-    ours = card if isinstance(card, dict) else {}
-    digest = ours.get("digest")
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    return _Model(
-        label=str(path),
-        path=path,
-        form=str(ours.get("form", "foreign")),
-        quantised=file.quantised,
-        digest=None if digest is None else str(digest),
-        sha256=sha256,
-    )
+    if arguments.out is None:
+        return []
+    path = Path(arguments.out)
+    if path.suffix in (".csv", ".png"):
+        raise OutputError(f"{path}: suffix is {path.suffix}; expected .json, beside which .csv and .png are written")
+    files = [path, path.with_suffix(".csv"), *([] if arguments.no_plot else [path.with_suffix(".png")])]
+    for file in files:
+        if file.exists() and not arguments.force:
+            raise OutputError(f"{file}: exists already; expected a new file, or --force")
+    return files
 
 
-def _lines(models: list[_Model], arguments: argparse.Namespace) -> list[_Line]:
-    """Every file in every runtime with every number of threads."""
+def _load_average() -> float | None:
+    """Processes that wanted to run in the last minute, on average."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def _accuracy(lines: list[Line], arguments: argparse.Namespace) -> dict[tuple[str, str], dict[str, Any]]:
+    """AP of our exports by label and runtime, with as many threads as there are cores.
+
+    A runtime that only times (torch, which takes a network apart) has none.
+    """
     from maenas.cli.detector import bundled
-    from maenas.profiling.backends import open_backend
-    from maenas.profiling.host import pin
+    from maenas.cli.models import progress_bars
 
-    size = None if arguments.image_size is None else _image_size(arguments.image_size)
-    lines: list[_Line] = []
-    names = arguments.backend or _installed()
-    thread_counts = list(dict.fromkeys(arguments.threads))
-    for threads in thread_counts:
-        # Asks for the cores now, not after minutes of measuring.
-        pin(threads)
-    precisions = {model.quantised: "int8" if model.quantised else arguments.precision for model in models}
-    backends = {
-        quantised: [
-            open_backend(name, threads=threads, precision=precision, batch=arguments.batch, bridge=bundled)
-            for name in dict.fromkeys(names)
-            for threads in thread_counts
-        ]
-        for quantised, precision in precisions.items()
-    }
-    for model in models:
-        for backend in backends[model.quantised]:
-            key = f"{model.label} in {backend.name} with {backend.threads} threads"
-            entry = backend.entry(model.path, key=key, layers=False, image_size=size)
-            lines.append(_Line(model, backend, _PinnedEntry(key, entry, _pinned_threads(backend))))
-    return lines
-
-
-def _pinned_threads(backend: Backend) -> int | None:
-    return None if backend.accelerator else backend.threads
-
-
-def _installed() -> list[str]:
-    import importlib.util
-
-    from maenas.errors import ProfileError
-
-    found = [name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name) is not None]
-    if not found:
-        raise ProfileError(
-            "no runtime is installed; expected OpenVINO or ONNX Runtime: pip install 'maenas[profile,openvino]'"
-        )
+    dataset = bundled("data.source").load_split(arguments.data, arguments.split)
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    runtimes = bundled("load").RUNTIMES
+    wanted = dict.fromkeys(
+        (line.model.label, line.backend.name)
+        for line in lines
+        if line.model.form != FOREIGN and line.backend.name in runtimes
+    )
+    with progress_bars() as bars:
+        for label, runtime in wanted:
+            task = bars.add_task(f"AP of {label} in {runtime}", total=len(dataset))
+            predictor = bundled("load").load_predictor(label, runtime=runtime)
+            evaluation = bundled("evaluate").evaluate(
+                predictor,
+                dataset,
+                progress=lambda done, total, task=task: bars.update(task, completed=done, total=total),
+            )
+            found[label, runtime] = {"ap": evaluation.metrics.ap, "ap50": evaluation.metrics.ap50}
     return found
 
 
-def _image_size(text: str) -> tuple[int, int]:
-    from maenas.errors import ProfileError
-
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
-        raise ProfileError(f"--image-size is {text!r}; expected height x width, such as 416x416")
-    return int(height), int(width)
-
-
-def _measure(lines: list[_Line], settings: Settings) -> list[Record]:
+def _measure(lines: list[Line], settings: Settings) -> list[Record]:
     import tempfile
     from pathlib import Path
 
@@ -289,7 +210,7 @@ def _measure(lines: list[_Line], settings: Settings) -> list[Record]:
             [line.entry for line in lines],
             settings=settings,
             journal=Path(folder) / "journal.jsonl",
-            reference=_PinnedEntry("reference", inner, _pinned_threads(first)),
+            reference=PinnedEntry("reference", inner, pinned_threads(first)),
             progress=progress,
             threads=max(line.backend.threads for line in lines) if on_cpu else None,
         )
@@ -312,100 +233,16 @@ def _progress() -> Iterator[Progress]:
         yield show
 
 
-def _report(
-    lines: list[_Line], records: list[Record], settings: Settings, arguments: argparse.Namespace
-) -> dict[str, Any]:
-    from maenas import __version__
-    from maenas.profiling.host import describe_host, fingerprint
-    from maenas.profiling.measurement import summarize
+def _write(report: dict[str, Any], files: list[Path]) -> None:
+    import json
 
-    host = describe_host()
-    stats = summarize(records)
-    rows: list[dict[str, Any]] = []
-    for line in lines:
-        kept = [record for record in records if record.key == line.entry.key]
-        summary = stats[line.entry.key]
-        times = _times([ms for record in kept for ms in record.ms])
-        rows.append(
-            {
-                "model": line.model.label,
-                "form": line.model.form,
-                "digest": line.model.digest,
-                "sha256": line.model.sha256,
-                "backend": line.backend.name,
-                "backend_version": line.backend.version,
-                "device": line.backend.device_name,
-                "precision": line.backend.precision,
-                "threads": line.backend.threads,
-                "batch": line.backend.batch,
-                **times,
-                "images_per_second": 1000 * line.backend.batch / times["p50_ms"],
-                "cpu_ms": sum(record.cpu_ms for record in kept) / len(kept),
-                "runs": summary.n,
-                "passes": summary.passes,
-                "rel_spread": summary.rel_spread,
-                "undisturbed": summary.undisturbed,
-                "disturbances": [record.reason for record in kept if record.reason],
-            }
-        )
-    for row in rows:
-        row["ratio"] = row["p50_ms"] / rows[0]["p50_ms"]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "maenas_version": __version__,
-        "host": {**host, "fingerprint": fingerprint(host)},
-        "conditions": {"image_size": arguments.image_size, "settings": asdict(settings)},
-        "lines": rows,
-    }
+    from maenas.cli.benchmark_plot import report_png
+    from maenas.cli.benchmark_report import report_csv
+    from maenas.files import write_bytes_atomically, write_text_atomically
 
-
-def _times(ms: list[float]) -> dict[str, float]:
-    import numpy as np
-
-    quantiles = np.percentile(ms, PERCENTILES)
-    return {
-        "min_ms": min(ms),
-        "mean_ms": sum(ms) / len(ms),
-        "std_ms": float(np.std(ms)),
-        **{f"p{percent}_ms": float(value) for percent, value in zip(PERCENTILES, quantiles, strict=True)},
-    }
-
-
-def _print(report: dict[str, Any], out: Path | None) -> None:
-    from pathlib import Path
-
-    from rich.markup import escape
-    from rich.table import Table
-
-    from maenas.cli.report import console
-
-    host = report["host"]
-    devices = {row["device"]: None for row in report["lines"] if row["device"] != host["cpu"]}
-    cores = f"{host['cpu']}, {host['physical_cores']} cores"
-    title = f"{', '.join([*devices, cores])}; ms per run over {report['lines'][0]['passes']} passes"
-    table = Table(title=escape(title), title_justify="left")
-    for heading in ("model", "form", "runtime"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("threads", "batch", "p50", "p90", "p95", "p99", "min", "images/s", "ratio"):
-        table.add_column(heading, justify="right")
-    names = {Path(row["model"]).name for row in report["lines"]}
-    unique = len(names) == len({row["model"] for row in report["lines"]})
-    for row in report["lines"]:
-        mark = "" if row["undisturbed"] else " *"
-        table.add_row(
-            escape(Path(row["model"]).name if unique else row["model"]),
-            row["form"],
-            f"{row['backend']} {row['backend_version']}"
-            + ("" if row["precision"] == "fp32" else f" {row['precision']}"),
-            str(row["threads"]),
-            str(row["batch"]),
-            *(f"{row[f'{name}_ms']:.2f}" for name in ("p50", "p90", "p95", "p99", "min")),
-            f"{row['images_per_second']:.1f}",
-            f"{row['ratio']:.2f}{mark}",
-        )
-    target = console()
-    target.print(table)
-    if not all(row["undisturbed"] for row in report["lines"]):
-        target.print("* disturbed by other work: kept because of --force")
-    if out is not None:
-        target.print(f"written to {escape(str(out))}", soft_wrap=True)
+    for file in files:
+        if file.suffix == ".png":
+            write_bytes_atomically(file, report_png(report))
+        else:
+            csv = file.suffix == ".csv"
+            write_text_atomically(file, report_csv(report) if csv else json.dumps(report, indent=2) + "\n")

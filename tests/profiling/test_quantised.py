@@ -6,7 +6,6 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from maenas.latency.table_networks import read_networks  # noqa: E402
 from maenas.profiling import profile as profile_module  # noqa: E402
 from maenas.profiling.attribute import attribute  # noqa: E402
 from maenas.profiling.backends import open_backend  # noqa: E402
+from maenas.profiling.backends.model_file import ModelFile, Node  # noqa: E402
 from maenas.profiling.backends.precision import check_ran  # noqa: E402
 from maenas.profiling.campaign import Sizes  # noqa: E402
 from maenas.profiling.device import LocalDevice  # noqa: E402
@@ -207,12 +207,31 @@ def test_the_precision_must_fit_the_file(folder: Path):
     ],
 )
 def test_most_heavy_layers_run_in_the_precision(ran, precision, fits):
-    model = SimpleNamespace(path="net.onnx")
+    model = network_file(quantised=len(ran))
     if fits:
         check_ran(ran, precision, model, "it")
     else:
         with pytest.raises(ProfileError, match=rf"net\.onnx: .* run in another precision in it.*in {precision}"):
             check_ran(ran, precision, model, "it")
+
+
+def network_file(*, quantised, plain=0):
+    """A file of so many convolutions behind a DequantizeLinear, and so many others."""
+    nodes = [Node("dequantise", "DequantizeLinear", ("images",), ("whole",))]
+    nodes += [Node(f"q{index}", "Conv", ("whole", "w"), (f"q{index}",)) for index in range(quantised)]
+    nodes += [Node(f"p{index}", "Conv", ("images", "whole"), (f"p{index}",)) for index in range(plain)]
+    return ModelFile(Path("net.onnx"), tuple(nodes), "images", "float32", (1, 3, 8, 8), {}, None)
+
+
+@pytest.mark.parametrize(("in_int8", "fits"), [(4, True), (2, True), (1, False), (0, False)])
+def test_a_partly_quantised_file_is_judged_by_what_it_quantises(in_int8, fits):
+    ran = {f"{index}": "int8" if index < in_int8 else "fp32" for index in range(20)}
+    model = network_file(quantised=4, plain=16)
+    if fits:
+        check_ran(ran, "int8", model, "it")
+    else:
+        with pytest.raises(ProfileError, match="expected at least 50% of the 4 that the file quantises in int8"):
+            check_ran(ran, "int8", model, "it")
 
 
 @pytest.mark.export

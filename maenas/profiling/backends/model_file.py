@@ -1,4 +1,4 @@
-"""An ONNX file as far as a backend has to know it: its nodes by name and its one input."""
+"""A file of a network as far as a backend has to know it: its nodes by name and its one input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maenas.errors import ProfileError
-from maenas.extras import require
+from maenas.extras import openvino_core, require
 from maenas.profiling.onnx_quantised import is_quantised
 
 if TYPE_CHECKING:
@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 
 _FLOAT_TYPES = {1: "float32", 10: "float16"}
 """Numbers of the element types in the ONNX format that an input may have."""
+
+_IR = ".xml"
+_IR_TYPES = {"f32": "float32", "f16": "float16"}
+_IR_OPERATORS = {
+    "Convolution": "Conv",
+    "GroupConvolution": "Conv",
+    "ConvolutionBackpropData": "ConvTranspose",
+    "GroupConvolutionBackpropData": "ConvTranspose",
+    "FakeQuantize": "QuantizeLinear",
+}
+"""OpenVINO's operators by the names of the ONNX ones that mean the same here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +79,30 @@ class ModelFile:
         """Whether the file says how to compute in whole numbers."""
         return any(is_quantised(node.op_type) for node in self.nodes)
 
+    def quantised_inputs(self) -> frozenset[str]:
+        """Names of the nodes that are quantised operators, or whose first input one made."""
+        quantised = {tensor for node in self.nodes if is_quantised(node.op_type) for tensor in node.outputs}
+        return frozenset(
+            node.name
+            for node in self.nodes
+            if is_quantised(node.op_type) or (node.inputs and node.inputs[0] in quantised)
+        )
+
 
 def read_model_file(path: Path | str) -> ModelFile:
     """Read a network with one floating-point input of four axes.
 
+    Args:
+        path: An ONNX file, or the .xml of OpenVINO with its .bin beside it.
+
     Raises:
         ProfileError: The file cannot be read or has other inputs.
-        MissingExtraError: The package onnx is not installed.
+        MissingExtraError: The package that reads it, onnx or OpenVINO, is not installed.
     """
-    onnx = require("onnx", extra="profile", purpose="reading an ONNX file")
     path = Path(path)
+    if path.suffix == _IR:
+        return _read_ir(path)
+    onnx = require("onnx", extra="profile", purpose="reading an ONNX file")
     try:
         model = onnx.load(str(path), load_external_data=False)
     except OSError as error:
@@ -125,16 +150,61 @@ def read_model_file(path: Path | str) -> ModelFile:
     )
 
 
+def _read_ir(path: Path) -> ModelFile:
+    """OpenVINO's own format; tensors are called after the nodes that make them."""
+    core = openvino_core(purpose="reading an OpenVINO file")
+    for part in (path, path.with_suffix(".bin")):
+        if not part.is_file():
+            raise ProfileError(f"{part}: no such file; expected the two files of an OpenVINO network")
+    try:
+        graph = core.read_model(str(path))
+    except RuntimeError as error:
+        raise ProfileError(f"{path}: cannot be read ({_first_line(error)}); expected an OpenVINO file") from error
+    if len(graph.inputs) != 1:
+        names = ", ".join(value.any_name for value in graph.inputs) or "none"
+        raise ProfileError(f"{path}: has {len(graph.inputs)} inputs ({names}); expected one, the images")
+    value = graph.inputs[0]
+    rank = value.partial_shape.rank
+    if rank.is_dynamic or rank.get_length() != 4:
+        raise ProfileError(f"{path}: input {value.any_name} is {value.partial_shape}; expected 4 axes")
+    element = value.element_type.get_type_name()
+    if element not in _IR_TYPES:
+        raise ProfileError(f"{path}: input {value.any_name} is of type {element}; expected f32 or f16")
+    nodes = []
+    for operation in graph.get_ordered_ops():
+        name, kind = operation.get_friendly_name(), operation.get_type_name()
+        sources = [port.get_source_output().get_node().get_friendly_name() for port in operation.inputs()]
+        nodes.append(Node(name, _IR_OPERATORS.get(kind, kind), tuple(sources), (name,)))
+    return ModelFile(
+        path=path,
+        nodes=tuple(nodes),
+        input_name=value.any_name,
+        input_dtype=_IR_TYPES[element],
+        input_dims=tuple("" if axis.is_dynamic else axis.get_length() for axis in value.partial_shape),
+        metadata={},
+        content=None,
+    )
+
+
 def open_model_file(
-    path: Path | str, *, batch: int, image_size: tuple[int, int] | None, precision: str
+    path: Path | str, *, batch: int, image_size: tuple[int, int] | None, precision: str, reads_ir: bool = False
 ) -> tuple[ModelFile, tuple[int, int, int, int]]:
     """A file and the shape to run it with, as a backend of one precision takes it.
+
+    Args:
+        path: The file.
+        batch: Images per run.
+        image_size: (height, width) for a file whose sides are free.
+        precision: Of the backend.
+        reads_ir: Whether the backend reads OpenVINO's own format.
 
     Raises:
         ProfileError: The file cannot be read, takes another batch or size, or is quantised where the precision is not
             int8, or the reverse.
-        MissingExtraError: The package onnx is not installed.
+        MissingExtraError: The package that reads the file is not installed.
     """
+    if Path(path).suffix == _IR and not reads_ir:
+        raise ProfileError(f"{path}: is an OpenVINO file; expected an ONNX file, or the backend openvino")
     model = read_model_file(path)
     if model.quantised and precision != "int8":
         raise ProfileError(f"{path}: is quantised, but the precision is {precision}; expected precision int8 for it")

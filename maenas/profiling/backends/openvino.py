@@ -46,7 +46,9 @@ class OpenVinoBackend:
         self, onnx_path: Path, *, key: str, layers: bool, image_size: tuple[int, int] | None = None
     ) -> OpenVinoEntry:
         """A network; see `Backend.entry`."""
-        model, shape = open_model_file(onnx_path, batch=self.batch, image_size=image_size, precision=self.precision)
+        model, shape = open_model_file(
+            onnx_path, batch=self.batch, image_size=image_size, precision=self.precision, reads_ir=True
+        )
         return OpenVinoEntry(key, self, model, shape, layers)
 
 

@@ -1,0 +1,228 @@
+"""What `maenas benchmark` times: files, and each of them in every runtime with every number of threads and images."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from maenas.profiling.backends import Backend, Entry, OpenEntry
+
+METADATA_KEY = "maenas"
+SUFFIXES = (".onnx", ".xml")
+FOREIGN = "foreign"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A file to be timed.
+
+    Attributes:
+        label: As it is shown.
+        path: The file.
+        form: `raw`, `decoded` or `nms` for exports of ours, else `foreign`.
+        quantised: Whether it runs in whole numbers.
+        digest: Of the structure, for exports of ours.
+        sha256: Of the file.
+        size_bytes: Of the file, for OpenVINO's of both.
+    """
+
+    label: str
+    path: Path
+    form: str
+    quantised: bool
+    digest: str | None
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table: a file in a runtime with so many threads and images."""
+
+    model: Model
+    backend: Backend
+    entry: PinnedEntry
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row that cannot be.
+
+    Attributes:
+        label: Of the model.
+        setting: Runtime, threads and images.
+        reason: Why not.
+    """
+
+    label: str
+    setting: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PinnedEntry:
+    """An entry whose threads stay on as many cores while it is open; None: on an accelerator, they go anywhere."""
+
+    key: str
+    inner: Entry
+    threads: int | None
+
+    def open(self) -> AbstractContextManager[OpenEntry]:
+        """Pin first: threads that the runtime starts inherit it."""
+        from maenas.profiling.host import pin, unpin
+
+        if self.threads is None:
+            unpin()
+        else:
+            pin(self.threads)
+        return self.inner.open()
+
+
+def find_models(path: Path, nms: str) -> list[Model]:
+    """The file, or the files of an export's folder, that --nms asks for.
+
+    Raises:
+        ProfileError: There is none.
+    """
+    from maenas.errors import ProfileError
+
+    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
+    if not files:
+        raise ProfileError(f"{path}: holds no {' or '.join(SUFFIXES)} file; expected the folder of an export")
+    wanted = {"both": (True, False), "with": (True,), "without": (False,)}[nms]
+    models = [model for model in map(_model, files) if (model.form == "nms") in wanted]
+    if not models:
+        found = "without" if nms == "with" else "with"
+        raise ProfileError(f"{path}: has only networks {found} NMS inside; expected --nms {found} or both")
+    return models
+
+
+def make_lines(models: list[Model], arguments: argparse.Namespace) -> tuple[list[Line], list[Skipped]]:
+    """Every file in every runtime with every number of threads and images, and the combinations that cannot be.
+
+    Raises:
+        ProfileError: No combination can be, or there are not so many cores.
+        MissingExtraError: A runtime that was asked for is not installed.
+    """
+    from maenas.cli.detector import bundled
+    from maenas.errors import MissingExtraError, ProfileError
+    from maenas.profiling.backends import open_backend
+    from maenas.profiling.host import pin
+
+    size = None if arguments.image_size is None else image_size(arguments.image_size)
+    thread_counts = list(dict.fromkeys(arguments.threads))
+    for threads in thread_counts:
+        # Asks for the cores now, not after minutes of measuring.
+        pin(threads)
+    settings = [
+        (name, threads, batch)
+        for name in dict.fromkeys(arguments.backend or installed())
+        for threads in thread_counts
+        for batch in dict.fromkeys(arguments.batch)
+    ]
+    backends: dict[tuple[str, int, int, str], Backend] = {}
+    lines: list[Line] = []
+    skipped: list[Skipped] = []
+    for model in models:
+        precision = "int8" if model.quantised else arguments.precision
+        for name, threads, batch in settings:
+            setting = f"{name} with {threads} threads" + ("" if batch == 1 else f", {batch} images at once")
+            try:
+                if (name, threads, batch, precision) not in backends:
+                    backends[name, threads, batch, precision] = open_backend(
+                        name, threads=threads, precision=precision, batch=batch, bridge=bundled
+                    )
+                backend = backends[name, threads, batch, precision]
+                key = f"{model.label} in {setting}"
+                entry = backend.entry(model.path, key=key, layers=False, image_size=size)
+            except MissingExtraError:
+                raise
+            except ProfileError as error:
+                skipped.append(Skipped(model.label, setting, str(error)))
+            else:
+                lines.append(Line(model, backend, PinnedEntry(key, entry, pinned_threads(backend))))
+    if not lines:
+        raise ProfileError(skipped[0].reason)
+    return lines, skipped
+
+
+def pinned_threads(backend: Backend) -> int | None:
+    """Cores that a runtime is kept on; None on an accelerator."""
+    return None if backend.accelerator else backend.threads
+
+
+def installed() -> list[str]:
+    """The runtimes that are timed where none is named.
+
+    Raises:
+        ProfileError: There is none.
+    """
+    import importlib.util
+
+    from maenas.errors import ProfileError
+
+    found = [name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name) is not None]
+    if not found:
+        raise ProfileError(
+            "no runtime is installed; expected OpenVINO or ONNX Runtime: pip install 'maenas[profile,openvino]'"
+        )
+    return found
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """(height, width) of a text such as `416x416`.
+
+    Raises:
+        ProfileError: Any other text.
+    """
+    from maenas.errors import ProfileError
+
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
+        raise ProfileError(f"--image-size is {text!r}; expected height x width, such as 416x416")
+    return int(height), int(width)
+
+
+def _model(path: Path) -> Model:
+    import hashlib
+
+    from maenas.profiling.backends.model_file import read_model_file
+
+    file = read_model_file(path)
+    card = _card(path, file.metadata.get(METADATA_KEY))
+    digest = card.get("digest")
+    parts = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    sha256 = hashlib.sha256()
+    for part in parts:
+        with part.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                sha256.update(chunk)
+    return Model(
+        label=str(path),
+        path=path,
+        form=str(card.get("form", FOREIGN)),
+        quantised=file.quantised,
+        digest=None if digest is None else str(digest),
+        sha256=sha256.hexdigest(),
+        size_bytes=sum(part.stat().st_size for part in parts),
+    )
+
+
+def _card(path: Path, inside: str | None) -> dict[str, object]:
+    """The card of an export, which ONNX files have inside and others beside them; empty for a foreign file."""
+    import json
+
+    text = inside
+    beside = path.with_suffix(".json")
+    if text is None and path.suffix == ".xml" and beside.is_file():
+        text = beside.read_text(encoding="utf-8", errors="replace")
+    try:
+        card = json.loads(text or "null")
+    except ValueError:
+        return {}
+    return card if isinstance(card, dict) else {}
