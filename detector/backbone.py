@@ -14,7 +14,7 @@ from .errors import InputError
 from .layers import ConvNormAct, Focus
 
 STRIDES = (8, 16, 32)
-"""Image pixels per cell of the three levels; image sides are multiples of the last."""
+"""Image pixels per cell of the three levels that networks have unless they say otherwise."""
 
 
 @runtime_checkable
@@ -22,15 +22,15 @@ class FeatureExtractor(Protocol):
     """What a neck needs of a backbone; a hand-made module with these fits too.
 
     Attributes:
-        channels: Channels of the three maps.
-        strides: Image pixels per cell of the three maps: (8, 16, 32).
+        channels: Channels of the maps, fine to coarse.
+        strides: Image pixels per cell of the maps: those of the structure's levels, usually (8, 16, 32).
     """
 
-    channels: tuple[int, int, int]
-    strides: tuple[int, int, int]
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) to three maps (B, channels[l], H / strides[l], W / strides[l])."""
+        """(B, 3, H, W) to a map (B, channels[l], H / strides[l], W / strides[l]) per level."""
         ...
 
 
@@ -38,15 +38,15 @@ class Backbone(nn.Module):
     """Stem and stages of a structure.
 
     Attributes:
-        channels: Channels of the three maps.
-        strides: Image pixels per cell of the three maps.
+        channels: Channels of the maps.
+        strides: Image pixels per cell of the maps.
         out_stages: Stages, counted from 1, whose outputs are returned.
     """
 
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__()
         self.channels = spec.out_channels
-        self.strides = STRIDES
+        self.strides = spec.out_strides
         self.out_stages = spec.out_stages
         self.stem = make_stem(spec.stem, spec.activation)
         self.stages = nn.ModuleList()
@@ -59,13 +59,13 @@ class Backbone(nn.Module):
             self.apply(_init_mob)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Features of the three levels.
+        """Features of all levels.
 
         Args:
             images: (B, in, H, W); H and W multiples of 32.
 
         Returns:
-            Three maps (B, channels[l], H / strides[l], W / strides[l]).
+            Per level a map (B, channels[l], H / strides[l], W / strides[l]).
         """
         x, features = self.stem(images), []
         for number, stage in enumerate(self.stages, start=1):
@@ -84,19 +84,24 @@ def make_stem(stem: Stem, activation: str) -> nn.Module:
     )
 
 
-def check_extractor(backbone: object) -> FeatureExtractor:
+def check_extractor(backbone: object, strides: tuple[int, ...] = STRIDES) -> FeatureExtractor:
     """The backbone itself, if it states what a neck needs.
 
+    Args:
+        backbone: What is to give the maps.
+        strides: Of the levels that the structure has.
+
     Raises:
-        InputError: `channels` or `strides` is missing or does not describe three levels at strides 8, 16, 32.
+        InputError: `channels` or `strides` is missing or does not describe these levels.
     """
+    name, count = type(backbone).__name__, len(strides)
     if not isinstance(backbone, FeatureExtractor):
-        raise InputError(f"{type(backbone).__name__} has no channels and strides; expected both, for three levels")
-    if tuple(backbone.strides) != STRIDES:
-        raise InputError(f"{type(backbone).__name__}.strides is {backbone.strides}; expected {STRIDES}")
+        raise InputError(f"{name} has no channels and strides; expected both, for {count} levels")
+    if tuple(backbone.strides) != strides:
+        raise InputError(f"{name}.strides is {backbone.strides}; expected {strides}")
     channels = tuple(backbone.channels)
-    if len(channels) != len(STRIDES) or any(not isinstance(c, int) or c < 1 for c in channels):
-        raise InputError(f"{type(backbone).__name__}.channels is {channels}; expected three positive integers")
+    if len(channels) != count or any(not isinstance(c, int) or c < 1 for c in channels):
+        raise InputError(f"{name}.channels is {channels}; expected {count} positive integers")
     return backbone
 
 

@@ -19,6 +19,8 @@ from .errors import CheckpointError, ConfigError
 from .model import Detector
 
 _CLASS_CONV = re.compile(r"head\.class_convs\.\d+\.(weight|bias)$")
+_HEAD_LEVEL = re.compile(r"head\.([a-z_]+)\.(\d+)")
+_FINE_LEVEL = re.compile(r"neck\.nodes\.merge_2\.|head\.[a-z_]+\.0(\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ def read_weights(path: str | Path, structure: Structure) -> Checkpoint:
 def transfer_weights(model: Detector, checkpoint: Checkpoint, *, source: str, class_head: str = "match") -> Transfer:
     """Copy a checkpoint's weights into a network of the same structure; only classes and image size may differ.
 
+    A network may also have one level more, at stride 4, than the checkpoint: that level keeps its initial weights.
+
     Args:
         model: Keeps its initial weights for classes that the checkpoint does not know.
         checkpoint: Where the weights come from.
@@ -81,7 +85,11 @@ def transfer_weights(model: Detector, checkpoint: Checkpoint, *, source: str, cl
             "expected a checkpoint as training writes it"
         )
     own = model.state_dict()
-    _check_structure(model, own, checkpoint, source)
+    theirs = checkpoint.weights
+    if len(model.strides) == len(checkpoint.structure.strides) + 1:
+        theirs = {_one_level_on(key): value for key, value in theirs.items()}
+        own = {key: value for key, value in own.items() if not _FINE_LEVEL.match(key)}
+    _check_structure(model, own, theirs, checkpoint.structure, source)
     pairs: list[tuple[int, int]] = []
     if class_head == "match":
         places = {name: label for label, name in enumerate(checkpoint.class_names)}
@@ -89,7 +97,7 @@ def transfer_weights(model: Detector, checkpoint: Checkpoint, *, source: str, cl
         if model.structure.head.background_class and checkpoint.structure.head.background_class:
             pairs.append((model.num_classes, len(checkpoint.class_names)))
     with torch.no_grad():
-        for key, value in checkpoint.weights.items():
+        for key, value in theirs.items():
             if not _CLASS_CONV.match(key):
                 own[key].copy_(value)
             elif pairs:
@@ -103,8 +111,14 @@ def transfer_weights(model: Detector, checkpoint: Checkpoint, *, source: str, cl
     )
 
 
-def _check_structure(model: Detector, own: Mapping[str, Tensor], checkpoint: Checkpoint, source: str) -> None:
-    theirs = checkpoint.weights
+def _one_level_on(key: str) -> str:
+    """Name of a weight of the head's level n as one of level n + 1; other names stay."""
+    return _HEAD_LEVEL.sub(lambda found: f"head.{found[1]}.{int(found[2]) + 1}", key)
+
+
+def _check_structure(
+    model: Detector, own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], structure: Structure, source: str
+) -> None:
     problems = [f"{key} is missing" for key in own if key not in theirs]
     problems += [f"{key} is unknown" for key in theirs if key not in own]
     problems += [
@@ -115,7 +129,7 @@ def _check_structure(model: Detector, own: Mapping[str, Tensor], checkpoint: Che
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(
-            f"{source}: holds weights of structure {checkpoint.structure.digest} ({checkpoint.structure.name}), which "
+            f"{source}: holds weights of structure {structure.digest} ({structure.name}), which "
             f"do not fit {model.structure.digest} ({model.structure.name}): {'; '.join(problems[:3])}{more}; give the "
             "checkpoint itself in place of a structure to train its own network"
         )

@@ -28,7 +28,7 @@ class ZeroHead(nn.Module):
         reg_max: Largest bin R of a box side's distribution.
     """
 
-    def __init__(self, spec: Head, in_channels: tuple[int, int, int], *, activation: str) -> None:
+    def __init__(self, spec: Head, in_channels: tuple[int, ...], *, activation: str) -> None:
         super().__init__()
         self.num_classes = spec.num_classes
         self.num_logits = spec.num_classes + int(spec.background_class)
@@ -46,7 +46,7 @@ class ZeroHead(nn.Module):
         """Raw predictions of all levels, flattened row by row and level after level.
 
         Args:
-            features: Three neck maps (B, in_channels[l], H_l, W_l).
+            features: Per level a neck map (B, in_channels[l], H_l, W_l).
 
         Returns:
             Class logits (B, P, num_logits) and box logits (B, P, 4, R + 1), both float32.
@@ -65,7 +65,7 @@ class ZeroHead(nn.Module):
         """Raw predictions as maps.
 
         Args:
-            features: Three neck maps (B, in_channels[l], H_l, W_l).
+            features: Per level a neck map (B, in_channels[l], H_l, W_l).
 
         Returns:
             Per level class logits (B, num_logits, H_l, W_l) and box logits (B, 4 * (R + 1), H_l, W_l), the sides left,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from maenas.structure import Structure, load_structure
 
-from .backbone import STRIDES, Backbone, check_extractor
+from .backbone import Backbone, check_extractor
 from .errors import InputError
 from .head import ZeroHead
 from .neck import RepGFPN
@@ -40,10 +40,11 @@ class Detector(nn.Module):
 
     Attributes:
         image_size: (height, width) that the structure states; other multiples of 32 work too.
+        strides: Image pixels per cell of the levels.
 
     Raises:
-        InputError: The given backbone does not describe three levels at strides 8, 16, 32, or a number of names that
-            is not the number of classes.
+        InputError: The given backbone does not describe the structure's levels, or a number of names that is not the
+            number of classes.
     """
 
     # What a `detector.predict.Predictor` states: any number of images at once, of any size that `forward` takes.
@@ -57,9 +58,9 @@ class Detector(nn.Module):
         self.structure = structure
         self.class_names = _names(structure.head.num_classes, class_names)
         self.image_size = structure.image_size
-        self.strides = STRIDES
+        self.strides = structure.strides
         self.backbone = Backbone(structure.backbone) if backbone is None else backbone
-        self.neck = RepGFPN(structure.neck, check_extractor(self.backbone).channels)
+        self.neck = RepGFPN(structure.neck, check_extractor(self.backbone, self.strides).channels)
         self.head = ZeroHead(structure.head, structure.neck.out_channels, activation=structure.neck.activation)
 
     @property
@@ -82,13 +83,22 @@ class Detector(nn.Module):
         return self.head(self.features(images))
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """The neck's three maps, at strides 8, 16, 32, as `forward` computes them.
+        """The neck's maps, one per stride, as `forward` computes them.
+
+        Raises:
+            InputError: The images are not (B, channels, H, W) with H and W multiples of 32.
+        """
+        return self.both_maps(images)[1]
+
+    def both_maps(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The backbone's and the neck's maps, one of each per stride.
 
         Raises:
             InputError: The images are not (B, channels, H, W) with H and W multiples of 32.
         """
         self._check(images)
-        return self.neck(self.backbone(images))
+        maps = self.backbone(images)
+        return maps, self.neck(maps)
 
     def decode(self, output: HeadOutput) -> tuple[Tensor, Tensor]:
         """(B, P, C) probabilities and (B, P, 4) boxes, xyxy in pixels of the input, not clipped."""

@@ -16,8 +16,9 @@ from maenas.structure import Neck
 from .blocks import InvertedResidual, ReverseBlock
 from .layers import ConvNormAct, DepthwiseSeparable
 
-INPUTS = ("b3", "b4", "b5")
-"""The backbone's maps at strides 8, 16, 32."""
+NUM_LEVELS = 3
+COARSEST_LEVEL = 5
+"""Level n has stride 2^n; the backbone's map of level 3 is the node b3."""
 
 DEPTHWISE_EXPANSION = 3
 DEPTHWISE_KERNEL_SIZE = 5
@@ -37,7 +38,7 @@ class FusionNode:
 
     Attributes:
         name: Official module name.
-        level: 0, 1, 2 for strides 8, 16, 32.
+        level: n for stride 2^n.
         width: Output channels: `in` = the backbone's channels of that level, `out` = the neck's.
         edges: Inputs in concat order (the order matters for weights).
     """
@@ -50,10 +51,10 @@ class FusionNode:
 
 @dataclass(frozen=True, slots=True)
 class FusionGraph:
-    """Fusion nodes in evaluation order, and the three nodes the head reads (strides 8, 16, 32)."""
+    """Fusion nodes in evaluation order, and the nodes the head reads, fine to coarse."""
 
     nodes: tuple[FusionNode, ...]
-    outputs: tuple[str, str, str]
+    outputs: tuple[str, ...]
 
 
 def _node(name: str, level: int, width: str, *edges: str) -> FusionNode:
@@ -64,41 +65,41 @@ def _node(name: str, level: int, width: str, *edges: str) -> FusionNode:
 GRAPHS = {
     "none": FusionGraph(
         (
-            _node("merge_4", 1, "in", "b4", "b5 up"),
-            _node("merge_5", 0, "out", "b3", "merge_4 up"),
-            _node("merge_7", 1, "out", "merge_4", "merge_5 down"),
-            _node("merge_6", 2, "out", "b5", "merge_7 down"),
+            _node("merge_4", 4, "in", "b4", "b5 up"),
+            _node("merge_5", 3, "out", "b3", "merge_4 up"),
+            _node("merge_7", 4, "out", "merge_4", "merge_5 down"),
+            _node("merge_6", 5, "out", "b5", "merge_7 down"),
         ),
         ("merge_5", "merge_7", "merge_6"),
     ),
     "down": FusionGraph(
         (
-            _node("merge_3", 2, "in", "b5", "b4 down"),
-            _node("merge_4", 1, "in", "b4", "b3 down", "merge_3 up"),
-            _node("merge_5", 0, "out", "b3", "merge_4 up"),
-            _node("merge_7", 1, "out", "merge_4", "merge_5 down"),
-            _node("merge_6", 2, "out", "merge_3", "merge_4 down", "merge_7 down"),
+            _node("merge_3", 5, "in", "b5", "b4 down"),
+            _node("merge_4", 4, "in", "b4", "b3 down", "merge_3 up"),
+            _node("merge_5", 3, "out", "b3", "merge_4 up"),
+            _node("merge_7", 4, "out", "merge_4", "merge_5 down"),
+            _node("merge_6", 5, "out", "merge_3", "merge_4 down", "merge_7 down"),
         ),
         ("merge_5", "merge_7", "merge_6"),
     ),
     "up": FusionGraph(
         (
-            _node("merge_4", 1, "in", "b4", "b5 up", "b5 up"),
-            _node("merge_5", 0, "out", "b3", "merge_4 up", "b4 up"),
-            _node("merge_7", 1, "out", "merge_4", "merge_5 down", "b5 up"),
-            _node("merge_6", 2, "out", "b5", "merge_7 down"),
-            _node("merge_8", 0, "out", "merge_5", "merge_4 up"),
+            _node("merge_4", 4, "in", "b4", "b5 up", "b5 up"),
+            _node("merge_5", 3, "out", "b3", "merge_4 up", "b4 up"),
+            _node("merge_7", 4, "out", "merge_4", "merge_5 down", "b5 up"),
+            _node("merge_6", 5, "out", "b5", "merge_7 down"),
+            _node("merge_8", 3, "out", "merge_5", "merge_4 up"),
         ),
         ("merge_8", "merge_7", "merge_6"),
     ),
     "both": FusionGraph(
         (
-            _node("merge_3", 2, "in", "b5", "b4 down"),
-            _node("merge_4", 1, "in", "b4", "b3 down", "merge_3 up", "b5 up"),
-            _node("merge_5", 0, "out", "b3", "merge_4 up", "b4 up"),
-            _node("merge_7", 1, "out", "merge_4", "merge_5 down", "merge_3 up"),
-            _node("merge_6", 2, "out", "merge_3", "merge_4 down", "merge_7 down"),
-            _node("merge_8", 0, "out", "merge_5", "merge_4 up"),
+            _node("merge_3", 5, "in", "b5", "b4 down"),
+            _node("merge_4", 4, "in", "b4", "b3 down", "merge_3 up", "b5 up"),
+            _node("merge_5", 3, "out", "b3", "merge_4 up", "b4 up"),
+            _node("merge_7", 4, "out", "merge_4", "merge_5 down", "merge_3 up"),
+            _node("merge_6", 5, "out", "merge_3", "merge_4 down", "merge_7 down"),
+            _node("merge_8", 3, "out", "merge_5", "merge_4 up"),
         ),
         ("merge_8", "merge_7", "merge_6"),
     ),
@@ -106,20 +107,38 @@ GRAPHS = {
 """Queen-fusion variants of the paper's Table 4; `down` is the released one."""
 
 
+def fusion_graph(extra_edges: str, num_levels: int) -> FusionGraph:
+    """The graph of a neck; with four levels, one more node takes the finest output of three to stride 4.
+
+    The other nodes do not read it: what a network of three levels has learnt stays true.
+    """
+    graph = GRAPHS[extra_edges]
+    if num_levels == NUM_LEVELS:
+        return graph
+    fine = _node("merge_2", 2, "out", "b2", f"{graph.outputs[0]} up")
+    return FusionGraph((*graph.nodes, fine), (fine.name, *graph.outputs))
+
+
 class RepGFPN(nn.Module):
-    """Fuses three backbone maps into three of the widths that the head reads.
+    """Fuses the backbone's maps into as many of the widths that the head reads.
 
     Attributes:
-        channels: Channels of the three outputs.
+        channels: Channels of the outputs.
         graph: The fusion graph it runs.
+        inputs: Names of the backbone's maps in the graph.
     """
 
-    def __init__(self, spec: Neck, in_channels: tuple[int, int, int]) -> None:
+    def __init__(self, spec: Neck, in_channels: tuple[int, ...]) -> None:
         super().__init__()
         self.channels = spec.out_channels
-        self.graph = GRAPHS[spec.extra_edges]
-        widths = {"in": in_channels, "out": spec.out_channels}
-        channels = dict(zip(INPUTS, in_channels, strict=True))
+        self.graph = fusion_graph(spec.extra_edges, len(in_channels))
+        numbers = range(COARSEST_LEVEL + 1 - len(in_channels), COARSEST_LEVEL + 1)
+        self.inputs = tuple(f"b{number}" for number in numbers)
+        widths = {
+            "in": dict(zip(numbers, in_channels, strict=True)),
+            "out": dict(zip(numbers, spec.out_channels, strict=True)),
+        }
+        channels = dict(zip(self.inputs, in_channels, strict=True))
         self.nodes = nn.ModuleDict()
         for node in self.graph.nodes:
             width = widths[node.width][node.level]
@@ -130,12 +149,12 @@ class RepGFPN(nn.Module):
         """Fuse the levels.
 
         Args:
-            features: Three maps (B, in_channels[l], H / strides[l], W / strides[l]).
+            features: Per level a map (B, in_channels[l], H / strides[l], W / strides[l]).
 
         Returns:
-            Three maps (B, channels[l], H / strides[l], W / strides[l]).
+            Per level a map (B, channels[l], H / strides[l], W / strides[l]).
         """
-        maps = dict(zip(INPUTS, features, strict=True))
+        maps = dict(zip(self.inputs, features, strict=True))
         for name, node in self.nodes.items():
             maps[name] = node(maps)
         return [maps[name] for name in self.graph.outputs]

@@ -31,7 +31,7 @@ class HeadOutput:
     Attributes:
         cls_logits: (B, P, C) before the sigmoid; a background channel, where there is one, is the last.
         box_logits: (B, P, 4, R + 1) before the softmax; sides left, top, right, bottom.
-        level_shapes: (H, W) of the levels at strides 8, 16, 32; points are numbered row by row, level after level.
+        level_shapes: (H, W) of the levels, fine to coarse; points are numbered row by row, level after level.
     """
 
     cls_logits: Tensor

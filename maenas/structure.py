@@ -23,6 +23,8 @@ ACTIVATIONS = ("relu", "silu", "leaky_relu")
 STEM_KINDS = ("focus", "conv")
 FUSION_STYLES = ("conv", "csp", "csp_reparam", "csp_elan")
 EXTRA_EDGES = ("none", "down", "up", "both")
+LEVEL_STRIDES = ((8, 16, 32), (4, 8, 16, 32))
+"""Image pixels per cell of a detector's levels: three, or one more for small objects."""
 MAX_CHANNELS = 65_536
 MAX_FILE_BYTES = 1_000_000
 
@@ -115,14 +117,14 @@ class Backbone:
         activation: Activation of the units (csp's block-level convs are always ReLU, SPP always SiLU).
         stem: The first convolution.
         stages: The stages in order.
-        out_stages: The three stages (counted from 1) whose outputs the neck reads, at strides 8, 16 and 32.
+        out_stages: The stages (counted from 1) whose outputs the neck reads, at strides 8, 16 and 32, or 4, 8, 16, 32.
     """
 
     family: str
     activation: str
     stem: Stem
     stages: tuple[Stage, ...]
-    out_stages: tuple[int, int, int]
+    out_stages: tuple[int, ...]
 
     def __post_init__(self) -> None:
         _require_choice("family", self.family, FAMILIES)
@@ -132,11 +134,12 @@ class Backbone:
             self._check_stage(f"stages[{index}]", stage)
         increasing = list(self.out_stages) == sorted(set(self.out_stages))
         within = all(1 <= s <= len(self.stages) for s in self.out_stages)
-        require(
-            increasing and within, "out_stages", list(self.out_stages), f"three increasing of 1 to {len(self.stages)}"
-        )
-        strides = tuple(self.strides[index] for index in self.out_stages)
-        require(strides == (8, 16, 32), "out_stages", list(self.out_stages), f"strides 8, 16, 32 (they are {strides})")
+        few = len(self.out_stages) in (3, 4)
+        expected = f"three or four increasing of 1 to {len(self.stages)}"
+        require(few and increasing and within, "out_stages", list(self.out_stages), expected)
+        strides = self.out_strides
+        expected = f"strides 8, 16, 32 or 4, 8, 16, 32 (they are {strides})"
+        require(strides in LEVEL_STRIDES, "out_stages", list(self.out_stages), expected)
 
     def _check_stage(self, field: str, stage: Stage) -> None:
         if self.family == "csp":
@@ -161,10 +164,14 @@ class Backbone:
         return tuple(strides)
 
     @property
-    def out_channels(self) -> tuple[int, int, int]:
-        """Channels of the three feature maps handed to the neck."""
-        first, second, third = (self.stages[index - 1].out_channels for index in self.out_stages)
-        return first, second, third
+    def out_strides(self) -> tuple[int, ...]:
+        """Image pixels per cell of the feature maps handed to the neck."""
+        return tuple(self.strides[index] for index in self.out_stages)
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of the feature maps handed to the neck."""
+        return tuple(self.stages[index - 1].out_channels for index in self.out_stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +179,7 @@ class Neck:
     """RepGFPN neck.
 
     Attributes:
-        out_channels: Channels of the three outputs (strides 8, 16, 32).
+        out_channels: Channels of the outputs, one per level of the backbone.
         num_blocks: Basic blocks in each fusion block; 0 keeps only its 1x1 convs.
         hidden_ratio: Hidden width of a basic block relative to its width (not used when depthwise).
         activation: Activation everywhere in the neck.
@@ -182,7 +189,7 @@ class Neck:
             `both` follow the nearest known reading, see docs/structure-format.md).
     """
 
-    out_channels: tuple[int, int, int]
+    out_channels: tuple[int, ...]
     num_blocks: int
     hidden_ratio: float
     activation: str
@@ -191,6 +198,8 @@ class Neck:
     extra_edges: str = "down"
 
     def __post_init__(self) -> None:
+        few = len(self.out_channels) in (3, 4)
+        require(few, "out_channels", list(self.out_channels), "three or four widths")
         for index, channels in enumerate(self.out_channels):
             require(2 <= channels <= MAX_CHANNELS, f"out_channels[{index}]", channels, "an integer of at least 2")
         require(0 <= self.num_blocks <= 64, "num_blocks", self.num_blocks, "an integer from 0 to 64")
@@ -254,6 +263,14 @@ class Structure:
         for index, side in enumerate(self.image_size):
             fits = 32 <= side <= 8192 and side % 32 == 0
             require(fits, f"image_size[{index}]", side, "a multiple of 32 from 32 to 8192")
+        levels, widths = len(self.backbone.out_stages), list(self.neck.out_channels)
+        agree = len(widths) == levels
+        require(agree, "neck.out_channels", widths, f"{levels} widths, as many as backbone.out_stages has stages")
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Image pixels per cell of the levels that are predicted on, fine to coarse."""
+        return self.backbone.out_strides
 
     @property
     def digest(self) -> str:
@@ -267,6 +284,28 @@ class Structure:
         """The JSON object, with `schema_version` first."""
         content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return {"schema_version": SCHEMA_VERSION, **content}
+
+
+def with_fine_level(structure: Structure) -> Structure:
+    """The detector with one more level, at stride 4, for small objects; everything else stays as it is.
+
+    The level reads the last stage at stride 4. Its neck output has half the channels of the next level, rounded up to
+    a multiple of 8.
+
+    Raises:
+        StructureError: It has the level already.
+    """
+    backbone, neck = structure.backbone, structure.neck
+    if structure.strides[0] == LEVEL_STRIDES[1][0]:
+        raise StructureError(f"{structure.name}: has a level at stride 4 already; expected 8, 16, 32")
+    stage = max(index for index, stride in enumerate(backbone.strides) if stride == LEVEL_STRIDES[1][0])
+    width = (neck.out_channels[0] // 2 + 7) // 8 * 8
+    return dataclasses.replace(
+        structure,
+        name=f"{structure.name}-p2",
+        backbone=dataclasses.replace(backbone, out_stages=(stage, *backbone.out_stages)),
+        neck=dataclasses.replace(neck, out_channels=(width, *neck.out_channels)),
+    )
 
 
 def structure_from_dict(content: object, *, source: str = "structure") -> Structure:

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     structure.add_argument(
         "--recipe", metavar="NAME", help="published network or structure file that gives an official file neck and head"
     )
+    structure.add_argument("--add-p2", action="store_true", help="add a level at stride 4, for small objects")
     structure.add_argument("--index", type=int, metavar="N", help="entry of an official search result (default: 0)")
     structure.add_argument("--force", action="store_true", help="overwrite OUT")
 
@@ -77,11 +78,14 @@ def _structure(arguments: argparse.Namespace) -> int:
     from maenas.errors import StructureError
     from maenas.files import write_text_atomically
     from maenas.published import resolve_structure
+    from maenas.structure import with_fine_level
 
     if arguments.to == "maenas" and arguments.dialect:
         raise StructureError(f"--dialect is {arguments.dialect}; expected it with --to list, text or json only")
     recipe = None if arguments.recipe is None else resolve_structure(arguments.recipe)
     structure = resolve_structure(arguments.input, family=arguments.family, recipe=recipe, index=arguments.index)
+    if arguments.add_p2:
+        structure = with_fine_level(structure)
     text = _text(structure, arguments.to, arguments.dialect or "v1")
     if arguments.output is None:
         print(text, end="")

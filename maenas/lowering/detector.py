@@ -32,7 +32,7 @@ def lower(structure: Structure, *, scope: str = "detector") -> list[Op]:
     return ops
 
 
-def feature_sizes(structure: Structure) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """(height, width) of the feature maps at strides 8, 16, 32."""
+def feature_sizes(structure: Structure) -> tuple[tuple[int, int], ...]:
+    """(height, width) of the feature maps of every level."""
     height, width = structure.image_size
-    return (height // 8, width // 8), (height // 16, width // 16), (height // 32, width // 32)
+    return tuple((height // stride, width // stride) for stride in structure.strides)

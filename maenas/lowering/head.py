@@ -8,9 +8,7 @@ from maenas.structure import Head
 Size = tuple[int, int]
 
 
-def lower_head(
-    head: Head, in_channels: tuple[Channels, Channels, Channels], sizes: tuple[Size, Size, Size], activation: str
-) -> list[Op]:
+def lower_head(head: Head, in_channels: tuple[Channels, ...], sizes: tuple[Size, ...], activation: str) -> list[Op]:
     """All operators of the head, in execution order; no decoding, no NMS (what the published latencies measure)."""
     ops: list[Op] = []
     num_logits = head.num_classes + int(head.background_class)

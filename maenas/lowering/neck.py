@@ -10,7 +10,10 @@ from maenas.lowering.op import Channels, Op, conv, glue
 from maenas.structure import Neck
 
 Size = tuple[int, int]
-FeatureChannels = tuple[Channels, Channels, Channels]
+NUM_LEVELS = 3
+COARSEST_LEVEL = 5
+"""Level n has stride 2^n."""
+FeatureChannels = tuple[Channels, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class FusionNode:
 
     Attributes:
         name: Official module name, kept for converted weights.
-        level: 0, 1, 2 for strides 8, 16, 32.
+        level: n for stride 2^n.
         width: Output channels: `in` = the backbone's channels of that level, `out` = the neck's.
         edges: Inputs in concat order (the order matters for weights).
     """
@@ -40,49 +43,49 @@ class FusionNode:
 
 @dataclass(frozen=True, slots=True)
 class FusionGraph:
-    """Fusion nodes in evaluation order, and the three nodes the head reads (strides 8, 16, 32)."""
+    """Fusion nodes in evaluation order, and the nodes the head reads, fine to coarse."""
 
     nodes: tuple[FusionNode, ...]
-    outputs: tuple[str, str, str]
+    outputs: tuple[str, ...]
 
 
 _DOWN = FusionGraph(
     nodes=(
-        FusionNode("merge_3", 2, "in", (Edge("b5"), Edge("b4", "down"))),
-        FusionNode("merge_4", 1, "in", (Edge("b4"), Edge("b3", "down"), Edge("merge_3", "up"))),
-        FusionNode("merge_5", 0, "out", (Edge("b3"), Edge("merge_4", "up"))),
-        FusionNode("merge_7", 1, "out", (Edge("merge_4"), Edge("merge_5", "down"))),
-        FusionNode("merge_6", 2, "out", (Edge("merge_3"), Edge("merge_4", "down"), Edge("merge_7", "down"))),
+        FusionNode("merge_3", 5, "in", (Edge("b5"), Edge("b4", "down"))),
+        FusionNode("merge_4", 4, "in", (Edge("b4"), Edge("b3", "down"), Edge("merge_3", "up"))),
+        FusionNode("merge_5", 3, "out", (Edge("b3"), Edge("merge_4", "up"))),
+        FusionNode("merge_7", 4, "out", (Edge("merge_4"), Edge("merge_5", "down"))),
+        FusionNode("merge_6", 5, "out", (Edge("merge_3"), Edge("merge_4", "down"), Edge("merge_7", "down"))),
     ),
     outputs=("merge_5", "merge_7", "merge_6"),
 )
 _NONE = FusionGraph(
     nodes=(
-        FusionNode("merge_4", 1, "in", (Edge("b4"), Edge("b5", "up"))),
-        FusionNode("merge_5", 0, "out", (Edge("b3"), Edge("merge_4", "up"))),
-        FusionNode("merge_7", 1, "out", (Edge("merge_4"), Edge("merge_5", "down"))),
-        FusionNode("merge_6", 2, "out", (Edge("b5"), Edge("merge_7", "down"))),
+        FusionNode("merge_4", 4, "in", (Edge("b4"), Edge("b5", "up"))),
+        FusionNode("merge_5", 3, "out", (Edge("b3"), Edge("merge_4", "up"))),
+        FusionNode("merge_7", 4, "out", (Edge("merge_4"), Edge("merge_5", "down"))),
+        FusionNode("merge_6", 5, "out", (Edge("b5"), Edge("merge_7", "down"))),
     ),
     outputs=("merge_5", "merge_7", "merge_6"),
 )
 _UP = FusionGraph(
     nodes=(
-        FusionNode("merge_4", 1, "in", (Edge("b4"), Edge("b5", "up"), Edge("b5", "up"))),
-        FusionNode("merge_5", 0, "out", (Edge("b3"), Edge("merge_4", "up"), Edge("b4", "up"))),
-        FusionNode("merge_7", 1, "out", (Edge("merge_4"), Edge("merge_5", "down"), Edge("b5", "up"))),
-        FusionNode("merge_6", 2, "out", (Edge("b5"), Edge("merge_7", "down"))),
-        FusionNode("merge_8", 0, "out", (Edge("merge_5"), Edge("merge_4", "up"))),
+        FusionNode("merge_4", 4, "in", (Edge("b4"), Edge("b5", "up"), Edge("b5", "up"))),
+        FusionNode("merge_5", 3, "out", (Edge("b3"), Edge("merge_4", "up"), Edge("b4", "up"))),
+        FusionNode("merge_7", 4, "out", (Edge("merge_4"), Edge("merge_5", "down"), Edge("b5", "up"))),
+        FusionNode("merge_6", 5, "out", (Edge("b5"), Edge("merge_7", "down"))),
+        FusionNode("merge_8", 3, "out", (Edge("merge_5"), Edge("merge_4", "up"))),
     ),
     outputs=("merge_8", "merge_7", "merge_6"),
 )
 _BOTH = FusionGraph(
     nodes=(
-        FusionNode("merge_3", 2, "in", (Edge("b5"), Edge("b4", "down"))),
-        FusionNode("merge_4", 1, "in", (Edge("b4"), Edge("b3", "down"), Edge("merge_3", "up"), Edge("b5", "up"))),
-        FusionNode("merge_5", 0, "out", (Edge("b3"), Edge("merge_4", "up"), Edge("b4", "up"))),
-        FusionNode("merge_7", 1, "out", (Edge("merge_4"), Edge("merge_5", "down"), Edge("merge_3", "up"))),
-        FusionNode("merge_6", 2, "out", (Edge("merge_3"), Edge("merge_4", "down"), Edge("merge_7", "down"))),
-        FusionNode("merge_8", 0, "out", (Edge("merge_5"), Edge("merge_4", "up"))),
+        FusionNode("merge_3", 5, "in", (Edge("b5"), Edge("b4", "down"))),
+        FusionNode("merge_4", 4, "in", (Edge("b4"), Edge("b3", "down"), Edge("merge_3", "up"), Edge("b5", "up"))),
+        FusionNode("merge_5", 3, "out", (Edge("b3"), Edge("merge_4", "up"), Edge("b4", "up"))),
+        FusionNode("merge_7", 4, "out", (Edge("merge_4"), Edge("merge_5", "down"), Edge("merge_3", "up"))),
+        FusionNode("merge_6", 5, "out", (Edge("merge_3"), Edge("merge_4", "down"), Edge("merge_7", "down"))),
+        FusionNode("merge_8", 3, "out", (Edge("merge_5"), Edge("merge_4", "up"))),
     ),
     outputs=("merge_8", "merge_7", "merge_6"),
 )
@@ -90,28 +93,48 @@ GRAPHS = {"none": _NONE, "down": _DOWN, "up": _UP, "both": _BOTH}
 """Queen-fusion variants of the paper's Table 4; `up` and `both` are the nearest known readings of it."""
 
 
+def fusion_graph(extra_edges: str, num_levels: int) -> FusionGraph:
+    """The graph of a neck; with four levels, one more node takes the finest output of three to stride 4.
+
+    The other nodes do not read it: what a network of three levels has learnt stays true.
+    """
+    graph = GRAPHS[extra_edges]
+    if num_levels == NUM_LEVELS:
+        return graph
+    fine = FusionNode("merge_2", 2, "out", (Edge("b2"), Edge(graph.outputs[0], "up")))
+    return FusionGraph((*graph.nodes, fine), (fine.name, *graph.outputs))
+
+
 def lower_neck(
-    neck: Neck, in_channels: FeatureChannels, sizes: tuple[Size, Size, Size], out_channels: FeatureChannels
+    neck: Neck, in_channels: FeatureChannels, sizes: tuple[Size, ...], out_channels: FeatureChannels
 ) -> list[Op]:
     """All operators of the neck, in execution order.
 
     Args:
         neck: Settings; its own out_channels are not read, so that a grid of candidates can be lowered.
-        in_channels: Backbone channels at strides 8, 16, 32 (integers or broadcasting arrays).
-        sizes: (height, width) of the three levels.
-        out_channels: Neck channels at the three levels.
+        in_channels: Backbone channels of the levels (integers or broadcasting arrays), at strides 8, 16, 32 or
+            4, 8, 16, 32.
+        sizes: (height, width) of the levels.
+        out_channels: Neck channels of the levels.
     """
-    graph = GRAPHS[neck.extra_edges]
-    channels: dict[str, Channels] = dict(zip(("b3", "b4", "b5"), in_channels, strict=True))
-    levels = {"b3": 0, "b4": 1, "b5": 2} | {node.name: node.level for node in graph.nodes}
+    numbers = range(COARSEST_LEVEL + 1 - len(in_channels), COARSEST_LEVEL + 1)
+    graph = fusion_graph(neck.extra_edges, len(in_channels))
+    size_of = dict(zip(numbers, sizes, strict=True))
+    widths = {
+        "in": dict(zip(numbers, in_channels, strict=True)),
+        "out": dict(zip(numbers, out_channels, strict=True)),
+    }
+    channels: dict[str, Channels] = {f"b{number}": width for number, width in widths["in"].items()}
+    levels = {f"b{number}": number for number in numbers} | {node.name: node.level for node in graph.nodes}
     ops: list[Op] = []
     for node in graph.nodes:
         for edge in sorted(node.edges, key=lambda edge: edge.resample != "up"):
-            ops += _resample(neck, edge, channels[edge.source], sizes[levels[edge.source]], sizes[node.level], node)
+            source, size = channels[edge.source], size_of[levels[edge.source]]
+            ops += _resample(neck, edge, source, size, size_of[node.level], node)
         total: Channels = sum(channels[edge.source] for edge in node.edges)
-        width = (in_channels if node.width == "in" else out_channels)[node.level]
-        ops.append(glue("concat", total, sizes[node.level], name=f"neck.{node.name}.concat", stage="neck"))
-        ops += _fusion_block(neck, total, width, sizes[node.level], f"neck.{node.name}")
+        width, size = widths[node.width][node.level], size_of[node.level]
+        ops.append(glue("concat", total, size, name=f"neck.{node.name}.concat", stage="neck"))
+        ops += _fusion_block(neck, total, width, size, f"neck.{node.name}")
         channels[node.name] = width
     return ops
 

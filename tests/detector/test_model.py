@@ -202,7 +202,7 @@ def test_a_handmade_backbone_fits():
     [
         (nn.Identity(), "Identity has no channels and strides"),
         (Handmade(strides=(4, 8, 16)), r"strides is \(4, 8, 16\); expected \(8, 16, 32\)"),
-        (Handmade(channels=(4, 6)), r"channels is \(4, 6\); expected three positive integers"),
+        (Handmade(channels=(4, 6)), r"channels is \(4, 6\); expected 3 positive integers"),
     ],
 )
 def test_backbones_that_do_not_fit_are_refused(backbone, message):
