@@ -1,4 +1,4 @@
-"""What an exported file is: its card, kept inside the ONNX file and as JSON beside it.
+"""What an exported artifact is: its card, `model.json`, which lies beside the files and knows their hashes.
 
 Neither torch nor a runtime is needed to read it.
 """
@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from maenas.structure import Structure, structure_from_dict
 
 from .errors import ExportError
-from .onnx_metadata import read_metadata
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METADATA_KEY = "maenas"
+"""Under this name the card is also inside ONNX and OpenVINO files, for other programs."""
+
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "tensorrt": ".engine"}
+"""Formats and the suffixes of their files."""
+
 FORMS = ("raw", "decoded", "nms")
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 INPUT_NAME = "images"
 RESIZE = "bilinear, stretched, no antialiasing"
 
@@ -76,8 +80,46 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file of an artifact as it was when it was written.
+
+    Attributes:
+        name: Within the card's folder.
+        sha256: In hexadecimal digits.
+        size_bytes: Of the file.
+    """
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What a TensorRT engine was built for; it runs nowhere else.
+
+    Attributes:
+        tensorrt: Version, such as `10.13.3.9`.
+        gpu: Name of the GPU.
+        compute_capability: Such as `8.9`.
+        smallest: (B, 3, H, W) that the engine takes at least.
+        usual: (B, 3, H, W) that it was optimised for.
+        largest: (B, 3, H, W) that it takes at most.
+        suppression: `plugin` (EfficientNMS) or `operators` (the NMS layer), in the nms form; else None.
+    """
+
+    tensorrt: str
+    gpu: str
+    compute_capability: str
+    smallest: tuple[int, int, int, int]
+    usual: tuple[int, int, int, int]
+    largest: tuple[int, int, int, int]
+    suppression: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
-    """Everything a user of an exported file must know.
+    """Everything a user of an exported artifact must know.
 
     Attributes:
         structure: The network.
@@ -86,12 +128,18 @@ class ModelCard:
         input: Name, dtype and shape (B, 3, H, W).
         outputs: The same of every output.
         form: One of `FORMS`.
-        precision: One of `PRECISIONS`, of the weights; input, outputs and decoding are float32 in both.
+        precision: One of `PRECISIONS`, that was asked for; input, outputs and decoding are float32 in all of them. What
+            runtimes really compute in is told by `proofs`.
         nms: Settings inside the file, in the nms form.
-        opset: Version of the operator set.
+        opset: Version of the ONNX operator set that the graph was written in.
+        format: One of `FORMATS`.
+        files: Of the artifact, without the card itself; empty in the copy of the card inside a file.
         preprocessing: What the input must hold.
         versions: Of the packages that made the file.
-        verification: Per runtime: largest difference from torch and tolerance of every compared tensor.
+        engine: What a TensorRT engine was built for; None for other formats.
+        quantisation: How an int8 artifact was made (`detector.export_int8.Quantised.details`); None for others.
+        proofs: Per runtime: which precision its convolutions and products ran in (`detector.export_precision`).
+        parity: How far runtimes are from torch (`detector.export_parity`); None if nothing was verified.
         provenance: Where the weights come from.
     """
 
@@ -104,13 +152,23 @@ class ModelCard:
     precision: str
     nms: NmsSettings | None
     opset: int
+    format: str = "onnx"
+    files: tuple[FileRecord, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     versions: Mapping[str, str] = field(default_factory=dict)
-    verification: tuple[Mapping[str, Any], ...] = ()
+    engine: EngineFacts | None = None
+    quantisation: Mapping[str, Any] | None = None
+    proofs: tuple[Mapping[str, Any], ...] = ()
+    parity: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, value, choices in (("form", self.form, FORMS), ("precision", self.precision, PRECISIONS)):
+        choices: tuple[str, ...]
+        for name, value, choices in (
+            ("form", self.form, FORMS),
+            ("precision", self.precision, PRECISIONS),
+            ("format", self.format, tuple(FORMATS)),
+        ):
             if value not in choices:
                 raise ExportError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
         wanted = self.structure.head.num_classes
@@ -138,6 +196,7 @@ class ModelCard:
             name: asdict(value) if hasattr(value, "__dataclass_fields__") else value for name, value in values.items()
         }
         plain["outputs"] = [asdict(output) for output in self.outputs]
+        plain["files"] = [asdict(file) for file in self.files]
         head = {"schema_version": SCHEMA_VERSION, "digest": self.structure.digest}
         record = {**head, **plain, "structure": self.structure.to_dict()}
         return json.loads(json.dumps(record))
@@ -154,11 +213,8 @@ class ModelCard:
             ExportError: Naming the field, its value and what was expected.
             StructureError: The structure does not describe a detector.
         """
+        _check_version(content, source)
         record = _checked(content, _FIELDS, source)
-        if record["schema_version"] != SCHEMA_VERSION:
-            raise ExportError(
-                f"{source}: schema_version is {_shown(record['schema_version'])}; expected {SCHEMA_VERSION}"
-            )
         structure = structure_from_dict(record["structure"], source=f"{source}: structure")
         if record["digest"] != structure.digest:
             raise ExportError(
@@ -177,72 +233,19 @@ class ModelCard:
                 precision=record["precision"],
                 nms=None if record["nms"] is None else _nms(record["nms"], f"{source}: nms"),
                 opset=record["opset"],
+                format=record["format"],
+                files=tuple(_file(file, f"{source}: files") for file in record["files"]),
                 preprocessing=_preprocessing(record["preprocessing"], f"{source}: preprocessing"),
                 versions=record["versions"],
-                verification=tuple(record["verification"]),
+                engine=None if record["engine"] is None else _engine(record["engine"], f"{source}: engine"),
+                quantisation=record["quantisation"],
+                proofs=tuple(record["proofs"]),
+                parity=record["parity"],
                 provenance=record["provenance"],
             )
         except ExportError as error:
             prefix = "" if str(error).startswith(source) else f"{source}: "
             raise ExportError(f"{prefix}{error}") from error
-
-
-def card_path(path: Path) -> Path:
-    """Where the card of an exported file lies: beside it, with the suffix .json."""
-    return path.with_suffix(".json")
-
-
-def read_card(path: str | Path) -> ModelCard:
-    """The card of an exported file; what an ONNX file holds counts more than the JSON beside it.
-
-    Args:
-        path: An .onnx or .xml file, or a card itself (.json).
-
-    Raises:
-        ExportError: No such file, truncated, not one of ours, malformed, or a JSON beside it of another structure.
-    """
-    path = Path(path)
-    if path.suffix == ".json":
-        return _read_json(path)
-    beside = card_path(path)
-    if path.suffix != ".onnx":
-        if not path.is_file():
-            raise ExportError(f"{path}: no such file")
-        if not beside.is_file():
-            raise ExportError(
-                f"{path}: has no {beside.name} beside it, which says what it is; expected the export's folder"
-            )
-        return _read_json(beside)
-    metadata = read_metadata(path)
-    if METADATA_KEY not in metadata:
-        raise ExportError(
-            f"{path}: is an ONNX file, but not one of ours: its metadata lack {METADATA_KEY!r}; "
-            "expected a file that maenas export wrote"
-        )
-    card = ModelCard.from_dict(_decoded(metadata[METADATA_KEY], str(path)), source=str(path))
-    if beside.is_file():
-        other = _read_json(beside)
-        if other.structure.digest != card.structure.digest:
-            raise ExportError(
-                f"{beside}: digest is {other.structure.digest}; expected {card.structure.digest}, "
-                f"that of {path.name} beside it"
-            )
-    return card
-
-
-def _read_json(path: Path) -> ModelCard:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    return ModelCard.from_dict(_decoded(text, str(path)), source=str(path))
-
-
-def _decoded(text: str, source: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ExportError(f"{source}: the card is not valid JSON ({error})") from error
 
 
 _FIELDS: Mapping[str, type | tuple[type, ...]] = {
@@ -257,12 +260,26 @@ _FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "precision": str,
     "nms": (dict, type(None)),
     "opset": int,
+    "format": str,
+    "files": list,
     "preprocessing": dict,
     "versions": dict,
-    "verification": list,
+    "engine": (dict, type(None)),
+    "quantisation": (dict, type(None)),
+    "proofs": list,
+    "parity": (dict, type(None)),
     "provenance": dict,
 }
 _KINDS = {str: "text", dict: "an object", list: "a list", int: "a whole number", type(None): "null"}
+
+
+def _check_version(content: object, source: str) -> None:
+    """Before the fields, which differ between versions."""
+    version = content.get("schema_version") if isinstance(content, dict) else SCHEMA_VERSION
+    if version != SCHEMA_VERSION:
+        raise ExportError(
+            f"{source}: schema_version is {_shown(version)}; expected {SCHEMA_VERSION}: export again with this version"
+        )
 
 
 def _checked(content: object, fields: Mapping[str, type | tuple[type, ...]], source: str) -> dict[str, Any]:
@@ -287,6 +304,25 @@ def _tensor(content: object, source: str) -> TensorSpec:
     if not all(length is None or _is_count(length) for length in shape):
         raise ExportError(f"{source}: shape is {_shown(shape)}; expected whole numbers, or null where free")
     return TensorSpec(record["name"], record["dtype"], tuple(shape))
+
+
+def _file(content: object, source: str) -> FileRecord:
+    record = FileRecord(**_checked(content, {"name": str, "sha256": str, "size_bytes": int}, source))
+    if not re.fullmatch(r"[^/\\\x00]+", record.name) or record.name in (".", ".."):
+        raise ExportError(f"{source}: name is {_shown(record.name)}; expected the name of a file beside the card")
+    return record
+
+
+def _engine(content: object, source: str) -> EngineFacts:
+    shapes = ("smallest", "usual", "largest")
+    kinds = {**dict.fromkeys(("tensorrt", "gpu", "compute_capability"), str), **dict.fromkeys(shapes, list)}
+    record = _checked(content, {**kinds, "suppression": (str, type(None))}, source)
+    for name in shapes:
+        shape = record[name]
+        if len(shape) != 4 or not all(_is_count(length) for length in shape):
+            raise ExportError(f"{source}: {name} is {_shown(shape)}; expected [B, 3, H, W]")
+        record[name] = tuple(shape)
+    return EngineFacts(**record)
 
 
 def _nms(content: object, source: str) -> NmsSettings:

@@ -1,30 +1,35 @@
-"""A deployed network as an ONNX file that is written only after runtimes have reproduced torch's results."""
+"""A deployed network as artifacts that are kept only after runtimes have reproduced torch's results from the files."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from maenas.extras import require
 from maenas.files import make_folder, write_bytes_atomically, write_text_atomically
 
-from .artifact import FORMS, INPUT_NAME, METADATA_KEY, PRECISIONS, ModelCard, NmsSettings, TensorSpec, card_path
-from .backbone import Backbone
-from .decode import STRIDES
+from .artifact import FORMATS, ModelCard
+from .artifact_files import card_path, record_file
 from .errors import ExportError
+from .export_accuracy import Accuracy, ExportData, check_accuracy, quantise_request
+from .export_formats import write_format
+from .export_graph import ExportOptions, Graph, build_graph, check_options
+from .export_parity import ParityCheck, check_parity
+from .export_precision import PrecisionProof, prove_precision
+from .export_reference import Reference, check_half_range, make_references
 from .model import Detector
-from .onnx_tail import Tail, append_decoded, append_nms, append_raw
-from .onnx_trace import BOX_MAPS, CLASS_MAPS, trace
 from .onnx_verify import RuntimeCheck, verify_export
-from .reparam import is_deployed
+from .tensorrt_build import EngineOptions
 
-OPSETS = (17, 18, 19, 20, 21)
+if TYPE_CHECKING:
+    from .export_int8 import Quantiser
+
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +37,16 @@ class ExportReport:
     """What was written, and how well runtimes reproduce it.
 
     Attributes:
-        path: The ONNX file.
-        card_path: The JSON beside it.
-        card: What both say.
-        size_bytes: Of the ONNX file.
-        nodes: Number of nodes per operator type.
-        checks: One per runtime and input shape; empty if nothing was verified.
+        path: The artifact's main file.
+        card_path: Its card.
+        card: What that says.
+        size_bytes: Of all files but the card.
+        nodes: Number of ONNX nodes per operator type, in the graph the artifact was made of.
+        checks: Comparisons of the graph's inner tensors with torch's, before writing; empty without verification.
+        parity: Comparisons of what comes out of the written files; empty without verification.
+        accuracy: AP of torch and of the artifact, per runtime; empty without data.
+        proofs: Which precision the runtimes compute in; empty without verification.
+        complaints: Why the artifact is wrong, if it was kept by force; else empty.
     """
 
     path: Path
@@ -45,7 +54,28 @@ class ExportReport:
     card: ModelCard
     size_bytes: int
     nodes: Mapping[str, int]
-    checks: tuple[RuntimeCheck, ...]
+    checks: tuple[RuntimeCheck, ...] = ()
+    parity: tuple[ParityCheck, ...] = ()
+    accuracy: tuple[Accuracy, ...] = ()
+    proofs: tuple[PrecisionProof, ...] = ()
+    complaints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ExportChecks:
+    """How an export is checked.
+
+    Attributes:
+        verify: Compare with torch at all.
+        data: Pictures and annotations for parity, AP and calibration; None: made-up images only.
+        force: Keep artifacts that differ from torch; the card and the report then say so.
+        max_drop: Largest loss of AP (0 ... 1) against torch, where there is data; None: that of the precision.
+    """
+
+    verify: bool = True
+    data: ExportData | None = None
+    force: bool = False
+    max_drop: float | None = None
 
 
 def export_onnx(
@@ -66,21 +96,13 @@ def export_onnx(
     verify: bool = True,
     provenance: Mapping[str, Any] | None = None,
 ) -> ExportReport:
-    """Write a network as ONNX, with its card inside and beside it.
-
-    The input is `images`, float32 (B, 3, H, W), RGB in 0 ... 255. Outputs, with P points, C classes, R = reg_max and
-    K = max_detections:
-
-    - `raw`: `cls_logits` (B, P, C) and `box_logits` (B, P, 4, R + 1).
-    - `decoded`: `scores` (B, P, C) and `boxes` (B, P, 4), xyxy in pixels of the input, not clipped.
-    - `nms`: `num_dets` (B, 1) int64, `boxes` (B, K, 4), `scores` (B, K) falling, `classes` (B, K) int64 counted from 0;
-      rows after the detections are 0, 0 and -1. The same detections as `detector.postprocess` with these settings.
+    """Write a network as ONNX with its card; `export_artifacts` for one file and without data.
 
     Args:
         model: In its deployed form.
         path: File to write, ending in .onnx; its folder is made. An existing file is replaced.
         class_names: One name per class, in label order.
-        outputs: `raw`, `decoded` or `nms`.
+        outputs: `raw`, `decoded` or `nms`; see `detector.export_graph.ExportOptions`, as for all that follow.
         dynamic_batch: Leave B free.
         dynamic_size: Leave H and W free (multiples of 32).
         precision: Of weights and maps: `fp32` or `fp16`; input, decoding and outputs are float32 in both.
@@ -90,7 +112,7 @@ def export_onnx(
         iou_threshold: Of the nms form.
         max_detections: Of the nms form.
         opset: Version of the operator set.
-        verify: Compare with torch in ONNX Runtime, and in OpenVINO where it is installed, before anything is written.
+        verify: Compare with torch in ONNX Runtime, and in OpenVINO where it is installed, before anything is kept.
         provenance: Where the weights come from; plain JSON for the card.
 
     Raises:
@@ -99,150 +121,225 @@ def export_onnx(
         MissingExtraError: onnx, onnxscript, or (to verify) onnxruntime is not installed.
         OutputError: The file cannot be written.
     """
-    onnx = require("onnx", extra="onnx", purpose="exporting to ONNX")
     path = Path(path)
-    _check(model, path, outputs, precision, batch_size, opset)
-    if verify:
-        require("onnxruntime", extra="onnx", purpose="verifying an export with ONNX Runtime")
-    settings = NmsSettings(score_threshold, iou_threshold, max_detections)
-    size = _checked_size(image_size or model.image_size)
-    batch = None if dynamic_batch else batch_size
-    tail = _tail(model, batch, None if dynamic_size else size)
-    card = ModelCard(
-        structure=model.structure,
-        class_names=tuple(class_names),
-        image_size=size,
-        input=TensorSpec(INPUT_NAME, "float32", (batch, 3, *(tail.image_size or (None, None)))),
-        outputs=_outputs(outputs, tail, settings.max_detections),
-        form=outputs,
-        precision=precision,
-        nms=settings if outputs == "nms" else None,
-        opset=opset,
-        versions={"torch": torch.__version__, "onnx": onnx.__version__},
-        provenance={**(provenance or {}), **_foreign_backbone(model)},
-    )
-    proto = trace(model, batch=batch, image_size=tail.image_size, precision=precision, opset=opset)
-    _append_tail(proto.graph, tail, card)
-    _declare(proto, card)
-    proto.graph.value_info.extend(_inner_shapes(proto))
-    onnx.checker.check_model(proto, full_check=True)
-    checks = verify_export(model, proto, card, tail) if verify else ()
-    card = replace(card, verification=tuple(check.to_dict() for check in checks))
-    return _write(proto, card, path, checks)
-
-
-def _check(model: Detector, path: Path, outputs: str, precision: str, batch_size: int, opset: int) -> None:
     if path.suffix != ".onnx":
         raise ExportError(f"{path}: suffix is {path.suffix!r}; expected .onnx")
-    if not is_deployed(model):
-        raise ExportError(
-            "the network is not deployed; expected detector.reparam.deploy(model), which folds its layers"
-        )
-    for name, value, choices in (("outputs", outputs, FORMS), ("precision", precision, PRECISIONS)):
-        if value not in choices:
-            raise ExportError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
-    if batch_size < 1:
-        raise ExportError(f"batch_size is {batch_size}; expected a whole number, 1 or more")
-    if opset not in OPSETS:
-        raise ExportError(f"opset is {opset}; expected one of {', '.join(map(str, OPSETS))}")
-    if model.strides != STRIDES:
-        raise ExportError(f"strides are {model.strides}; expected {STRIDES}")
-
-
-def _foreign_backbone(model: Detector) -> dict[str, str]:
-    """What the card adds where the structure does not describe the backbone."""
-    if isinstance(model.backbone, Backbone):
-        return {}
-    return {"backbone": f"{type(model.backbone).__name__}, not the one of the structure"}
-
-
-def _checked_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    for name, side in zip(("height", "width"), image_size, strict=True):
-        if side < STRIDES[-1] or side % STRIDES[-1]:
-            raise ExportError(f"image {name} is {side}; expected a multiple of {STRIDES[-1]}, at least {STRIDES[-1]}")
-    return image_size[0], image_size[1]
-
-
-def _tail(model: Detector, batch: int | None, image_size: tuple[int, int] | None) -> Tail:
-    head = model.head
-    return Tail(
-        class_maps=CLASS_MAPS,
-        box_maps=BOX_MAPS,
-        num_classes=head.num_classes,
-        has_background=head.num_logits > head.num_classes,
-        reg_max=head.reg_max,
+    options = ExportOptions(
+        outputs=outputs,
+        precision=precision,
+        dynamic_batch=dynamic_batch,
+        dynamic_size=dynamic_size,
+        batch_size=batch_size,
         image_size=image_size,
-        batch=batch,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        max_detections=max_detections,
+        opset=opset,
     )
+    job = _Job(model, tuple(class_names), options, ExportChecks(verify=verify), provenance or {})
+    return job.export("onnx", path)
 
 
-def _outputs(form: str, tail: Tail, max_detections: int) -> tuple[TensorSpec, ...]:
-    batch, points, keep = tail.batch, tail.num_points, max_detections
-    if form == "raw":
-        return (
-            TensorSpec("cls_logits", "float32", (batch, points, tail.num_classes)),
-            TensorSpec("box_logits", "float32", (batch, points, 4, tail.reg_max + 1)),
+def export_artifacts(
+    model: Detector,
+    folder: str | Path,
+    *,
+    class_names: Sequence[str],
+    formats: Sequence[str] = ("onnx",),
+    options: ExportOptions | None = None,
+    checks: ExportChecks | None = None,
+    engine: EngineOptions | None = None,
+    quantiser: Quantiser | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> tuple[ExportReport, ...]:
+    """Write a network in one or several formats, each with its card, after comparing the files with torch.
+
+    Args:
+        model: In its deployed form.
+        folder: Of the artifact; with several formats each has a folder of its name below it. Existing files are
+            replaced.
+        class_names: One name per class, in label order.
+        formats: `onnx`, `openvino`, `tensorrt`.
+        options: What the artifacts hold.
+        checks: How they are checked.
+        engine: How TensorRT builds.
+        quantiser: Makes int8 of fp32; needed for that precision, as is data.
+        provenance: Where the weights come from; plain JSON for the cards.
+        progress: Called with one line per step.
+
+    Returns:
+        One report per format.
+
+    Raises:
+        ExportError: The network is not deployed, an option is out of range, or an artifact computes something else and
+            `checks.force` is not set; formats before it are kept then.
+        MissingExtraError: A package is not installed.
+        OutputError: A file cannot be written.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats or len(set(formats)) != len(formats):
+        raise ExportError(
+            f"formats is {', '.join(formats) or 'empty'}; expected some of {', '.join(FORMATS)}, each once"
         )
-    if form == "decoded":
-        return (
-            TensorSpec("scores", "float32", (batch, points, tail.num_classes)),
-            TensorSpec("boxes", "float32", (batch, points, 4)),
+    options, checks = options or ExportOptions(), checks or ExportChecks()
+    job = _Job(model, tuple(class_names), options, checks, provenance or {}, engine, quantiser, progress)
+    reports = []
+    for name, path in artifact_paths(Path(folder), formats).items():
+        reports.append(job.export(name, path))
+    return tuple(reports)
+
+
+def artifact_paths(folder: Path, formats: Sequence[str]) -> dict[str, Path]:
+    """The main file of every format: in the folder itself where there is one format, below it where there are more."""
+    places = {name: folder if len(formats) == 1 else folder / name for name in formats}
+    return {name: place / f"model{FORMATS[name]}" for name, place in places.items()}
+
+
+@dataclass
+class _Job:
+    """A network to be written, with what its formats have in common; graphs and references are made once."""
+
+    model: Detector
+    class_names: tuple[str, ...]
+    options: ExportOptions
+    checks: ExportChecks
+    provenance: Mapping[str, Any]
+    engine: EngineOptions | None = None
+    quantiser: Quantiser | None = None
+    progress: Progress | None = None
+    graphs: dict[str, Graph] = field(default_factory=dict)
+    references: tuple[Reference, ...] = ()
+    graph_checks: dict[str, tuple[RuntimeCheck, ...]] = field(default_factory=dict)
+    graph_complaints: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_options(self.model, self.options)
+        try:
+            json.dumps(dict(self.provenance), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ExportError(f"provenance must be plain JSON ({error})") from error
+        if self.checks.verify:
+            require("onnxruntime", extra="onnx", purpose="verifying an export with ONNX Runtime")
+        if self.options.precision == "int8" and (self.quantiser is None or self.checks.data is None):
+            raise ExportError("precision is 'int8'; expected a quantiser and data to calibrate and measure it with")
+
+    def export(self, name: str, path: Path) -> ExportReport:
+        """Write one format, check what was written, and keep it if it is right."""
+        precision = self.options.precision
+        # OpenVINO narrows weights itself; int8 begins at fp32.
+        graph = self.graph("fp16" if precision == "fp16" and name != "openvino" else "fp32")
+        with tempfile.TemporaryDirectory(prefix="maenas-export-") as scratch:
+            staged = Path(scratch) / "artifact" / path.name
+            staged.parent.mkdir()
+            self.tell(f"{name}: writing")
+            card = self.write(name, graph, staged, Path(scratch))
+            card = replace(card, files=tuple(record_file(file) for file in sorted(staged.parent.iterdir())))
+            _write_card(card, staged)
+            complaints = [self.graph_complaints[graph.precision]] if graph.precision in self.graph_complaints else []
+            parity: tuple[ParityCheck, ...] = ()
+            accuracy: tuple[Accuracy, ...] = ()
+            proofs: tuple[PrecisionProof, ...] = ()
+            if self.checks.verify:
+                self.tell(f"{name}: comparing with torch")
+                parity = check_parity(staged, self.model, self.references)
+                complaints += [check.complaint() for check in parity if check.failures]
+                if self.checks.data is not None and not complaints:
+                    self.tell(f"{name}: measuring AP")
+                    accuracy = check_accuracy(staged, self.model, self.checks.data, max_drop=self.checks.max_drop)
+                    complaints += [entry.complaint() for entry in accuracy if not entry.passed]
+                proofs = prove_precision(staged)
+            if complaints and not self.checks.force:
+                raise ExportError(f"{complaints[0]}; no file was written")
+            card = replace(
+                card,
+                proofs=tuple(proof.to_dict() for proof in proofs),
+                parity=self.parity_record(graph, parity, accuracy, complaints),
+            )
+            _keep(card, staged, path)
+        return ExportReport(
+            path=path,
+            card_path=card_path(path),
+            card=card,
+            size_bytes=sum(file.size_bytes for file in card.files),
+            nodes=dict(Counter(node.op_type for node in graph.proto.graph.node).most_common()),
+            checks=self.graph_checks.get(graph.precision, ()),
+            parity=parity,
+            accuracy=accuracy,
+            proofs=proofs,
+            complaints=tuple(complaints),
         )
-    return (
-        TensorSpec("num_dets", "int64", (batch, 1)),
-        TensorSpec("boxes", "float32", (batch, keep, 4)),
-        TensorSpec("scores", "float32", (batch, keep)),
-        TensorSpec("classes", "int64", (batch, keep)),
-    )
+
+    def graph(self, precision: str) -> Graph:
+        """The network in one precision, compared with torch."""
+        if precision not in self.graphs:
+            self.tell(f"tracing the network in {precision}")
+            graph = build_graph(self.model, self.class_names, self.options, precision, self.provenance)
+            self.graphs[precision] = graph
+            if self.checks.verify:
+                if not self.references:
+                    photographs = (
+                        () if self.checks.data is None else self.checks.data.photographs(graph.card.image_size)
+                    )
+                    self.references = make_references(self.model, graph.card, photographs)
+                if precision == "fp16":
+                    check_half_range(self.model, self.references[0].images)
+                self.tell("comparing the graph with torch")
+                self.verify(graph)
+        return self.graphs[precision]
+
+    def verify(self, graph: Graph) -> None:
+        """Compare inner tensors, which shows errors that results hide."""
+        try:
+            self.graph_checks[graph.precision] = verify_export(self.references, graph.proto, graph.card, graph.tail)
+        except ExportError as error:
+            if not self.checks.force:
+                raise ExportError(f"{error}; no file was written") from error
+            self.graph_complaints[graph.precision] = str(error)
+
+    def write(self, name: str, graph: Graph, staged: Path, scratch: Path) -> ModelCard:
+        """Write the files of a format; returns the card, without its files."""
+        card = replace(graph.card, format=name, precision=self.options.precision)
+        if card.precision != "int8":
+            return write_format(graph, card, staged, engine=self.engine)
+        assert self.quantiser is not None and self.checks.data is not None
+        request = quantise_request(graph, self.model, self.checks, name, scratch, self.tell)
+        quantised = self.quantiser(request)
+        card = replace(card, quantisation=dict(quantised.details))
+        return write_format(graph, card, staged, engine=self.engine, quantised=quantised.path)
+
+    def parity_record(
+        self,
+        graph: Graph,
+        parity: Sequence[ParityCheck],
+        accuracy: Sequence[Accuracy],
+        complaints: Sequence[str],
+    ) -> dict[str, Any] | None:
+        """What the card says about the comparison."""
+        if not self.checks.verify:
+            return None
+        return {
+            "passed": not complaints,
+            "complaints": list(complaints),
+            "graph": [check.to_dict() for check in self.graph_checks.get(graph.precision, ())],
+            "artifact": [check.to_dict() for check in parity],
+            "accuracy": [entry.to_dict() for entry in accuracy],
+        }
+
+    def tell(self, line: str) -> None:
+        """Say what is going on."""
+        if self.progress is not None:
+            self.progress(line)
 
 
-def _append_tail(graph: Any, tail: Tail, card: ModelCard) -> None:  # noqa: ANN401
-    if card.nms is not None:
-        append_nms(graph, tail, card.nms)
-    elif card.form == "decoded":
-        append_decoded(graph, tail)
-    else:
-        append_raw(graph, tail)
+def _write_card(card: ModelCard, path: Path) -> None:
+    text = json.dumps(card.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text_atomically(card_path(path), text + "\n")
 
 
-def _declare(proto: Any, card: ModelCard) -> None:  # noqa: ANN401
-    """Set input and outputs, with names for free axes."""
-    helper, types = _onnx().helper, _onnx().TensorProto
-    del proto.graph.input[:], proto.graph.output[:]
-    free = {0: "batch", 1: "points"}
-    for target, tensor in [(proto.graph.input, card.input), *((proto.graph.output, output) for output in card.outputs)]:
-        names = {0: "batch", 2: "height", 3: "width"} if tensor is card.input else free
-        shape = [names[axis] if length is None else length for axis, length in enumerate(tensor.shape)]
-        target.append(helper.make_tensor_value_info(tensor.name, getattr(types, _ONNX_TYPES[tensor.dtype]), shape))
-
-
-_ONNX_TYPES = {"float32": "FLOAT", "int64": "INT64"}
-
-
-def _inner_shapes(proto: Any) -> list[Any]:  # noqa: ANN401
-    return list(_onnx().shape_inference.infer_shapes(proto, data_prop=True).graph.value_info)
-
-
-def _onnx() -> Any:  # noqa: ANN401
-    return require("onnx", extra="onnx", purpose="exporting to ONNX")
-
-
-def _write(proto: Any, card: ModelCard, path: Path, checks: tuple[RuntimeCheck, ...]) -> ExportReport:  # noqa: ANN401
-    try:
-        record = json.dumps(card.to_dict(), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ExportError(f"{path}: provenance must be plain JSON ({error})") from error
-    names = {str(label): name for label, name in enumerate(card.class_names)}
-    metadata = {
-        METADATA_KEY: record,
-        "names": json.dumps(names),
-        "imgsz": json.dumps(list(card.image_size)),
-        "stride": str(STRIDES[-1]),
-    }
-    _onnx().helper.set_model_props(proto, metadata)
-    content = proto.SerializeToString()
+def _keep(card: ModelCard, staged: Path, path: Path) -> None:
+    """Copy the files to their place, the card last: until then the old card's hashes tell that they do not belong."""
     make_folder(path.parent)
-    write_bytes_atomically(path, content)
-    write_text_atomically(card_path(path), json.dumps(card.to_dict(), indent=2, ensure_ascii=False) + "\n")
-    nodes = dict(Counter(node.op_type for node in proto.graph.node).most_common())
-    return ExportReport(path, card_path(path), card, len(content), nodes, checks)
+    for file in card.files:
+        write_bytes_atomically(path.parent / file.name, (staged.parent / file.name).read_bytes())
+    _write_card(card, path)

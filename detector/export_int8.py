@@ -19,7 +19,8 @@ class QuantiseRequest:
 
     Attributes:
         onnx_path: The network in fp32, in the form that was asked for, checked against torch already; not to be
-            changed. Its convolutions keep the names of their modules (`model.backbone...`), so names are stable.
+            changed. Weights keep the names of their modules (`model.backbone...weight`), so a convolution is known
+            by its second input.
         card: What that file is (`precision` is `fp32`).
         format: `onnx`, `openvino` or `tensorrt`: what the result is for.
         folder: Exists, is empty and belongs to the quantiser: results and intermediate files go here.

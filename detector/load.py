@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from .model import Detector
     from .predict import Predictor
 
-EXPORTED = (".onnx", ".xml")
-RUNTIMES = ("torch", "onnxruntime", "openvino")
+EXPORTED = (".onnx", ".xml", ".engine")
+RUNTIMES = ("torch", "onnxruntime", "openvino", "tensorrt")
 
 
 def load_detector(source: str | Path | Structure) -> tuple[Detector, bool]:
@@ -70,8 +70,8 @@ def load_predictor(
     """Anything that finds objects: a torch network in its deployed form, or an exported file in its runtime.
 
     Args:
-        source: As `load_detector` takes, an exported .onnx or .xml, or the folder of an export.
-        runtime: `torch`, `onnxruntime` or `openvino`; by default the one that fits the source.
+        source: As `load_detector` takes, an exported .onnx, .xml or .engine, or the folder of an export.
+        runtime: `torch`, `onnxruntime`, `openvino` or `tensorrt`; by default the one that fits the source.
         device: Torch device, such as `cuda`; only for torch.
         threads: CPU threads; by default the runtime's own choice.
 
@@ -88,7 +88,7 @@ def load_predictor(
     exported = not isinstance(source, Structure) and (Path(source).suffix in EXPORTED or Path(source).is_dir())
     if exported:
         if runtime == "torch" or device is not None:
-            raise InputError(f"{source}: is an exported file; expected runtime onnxruntime or openvino and no device")
+            raise InputError(f"{source}: is an exported file; expected a runtime that reads it and no device")
         from .runtimes import load_exported
 
         return load_exported(Path(str(source)), runtime=runtime, threads=threads)

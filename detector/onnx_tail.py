@@ -116,6 +116,32 @@ def append_nms(graph: Any, tail: Tail, settings: NmsSettings) -> None:  # noqa: 
     _gather_best(writer, tail, points, threshold)
 
 
+def append_efficient_nms(graph: Any, tail: Tail, settings: NmsSettings) -> None:  # noqa: ANN401
+    """The same outputs from TensorRT's EfficientNMS plugin, with int32 for `num_dets` and `classes`.
+
+    Boxes are corners (coding 0), scores are probabilities (no activation), and no class is a background. What stands
+    in the rows after the detections is the plugin's business.
+    """
+    writer = _Writer(graph)
+    rows = writer.add("Transpose", [_classes(writer, tail)], "cls_logits", perm=[0, 2, 1])
+    scores = writer.add("Sigmoid", [rows], "point_scores")
+    points = _decode_boxes(writer, tail, "point_boxes")
+    node = writer.onnx.helper.make_node(
+        "EfficientNMS_TRT",
+        [points, scores],
+        ["num_dets", "boxes", "scores", "classes"],
+        name="tail_efficient_nms",
+        plugin_version="1",
+        background_class=-1,
+        box_coding=0,
+        iou_threshold=settings.iou_threshold,
+        max_output_boxes=settings.max_detections,
+        score_activation=0,
+        score_threshold=settings.score_threshold,
+    )
+    graph.node.append(node)
+
+
 def _table_shape(writer: _Writer, tail: Tail, class_scores: str) -> str:
     """Shape of the (B, P, C) table."""
     if tail.batch is not None and tail.num_points is not None:

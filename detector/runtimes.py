@@ -13,15 +13,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from maenas.errors import MaenasError
 from maenas.extras import openvino_core, require
 
-from .artifact import ModelCard, read_card
+from .artifact import ModelCard
+from .artifact_files import check_files, read_card
 from .decode import STRIDES, decode
-from .errors import ExportError, InputError, MissingExtraError
+from .errors import ExportError, InputError
 from .nms import select_best
+from .tensorrt_session import TensorRtSession
 from .types import Detections
 
-SUFFIXES = (".onnx", ".xml")
+READERS = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".engine": ("tensorrt",)}
+"""Runtimes that open a file, by its suffix; the first that is installed is the default."""
 
 Arrays = Mapping[str, NDArray]
 
@@ -50,9 +54,10 @@ class OnnxRuntimeSession:
     Args:
         model: File, or the content of an ONNX file.
         threads: CPU threads; by default the runtime's choice.
+        precision: Says nothing new: ONNX Runtime takes it from the file, where the CPU has such arithmetic.
     """
 
-    def __init__(self, model: Path | bytes, *, threads: int | None = None) -> None:
+    def __init__(self, model: Path | bytes, *, threads: int | None = None, precision: str = "fp32") -> None:
         runtime = require("onnxruntime", extra="onnx", purpose="running an exported model in ONNX Runtime")
         options = runtime.SessionOptions()
         options.log_severity_level = 3
@@ -70,19 +75,21 @@ class OnnxRuntimeSession:
 
 
 class OpenVinoSession:
-    """A graph in OpenVINO, on the CPU, in float32 and for low latency.
+    """A graph in OpenVINO, on the CPU, for low latency.
 
     Args:
         model: File, or the content of an ONNX file.
         threads: CPU threads; by default the runtime's choice.
+        precision: Of what is not quantised: float32 but for `fp16` on a CPU that has such arithmetic.
     """
 
-    def __init__(self, model: Path | bytes, *, threads: int | None = None) -> None:
+    def __init__(self, model: Path | bytes, *, threads: int | None = None, precision: str = "fp32") -> None:
         runtime = require("openvino", extra="openvino", purpose="running an exported model in OpenVINO")
-        settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        core = openvino_core(purpose="running an exported model in OpenVINO")
+        hint = openvino_hint(core, precision)
+        settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
-        core = openvino_core(purpose="running an exported model in OpenVINO")
         source = model if isinstance(model, bytes) else str(model)
         graph = core.read_model(source)
         self._compiled = core.compile_model(graph, "CPU", settings)
@@ -98,9 +105,10 @@ class OpenVinoSession:
         return {name: np.array(results[index]) for index, name in enumerate(self.output_names)}
 
 
-SESSIONS: dict[str, type[OnnxRuntimeSession] | type[OpenVinoSession]] = {
+SESSIONS: dict[str, type[OnnxRuntimeSession] | type[OpenVinoSession] | type[TensorRtSession]] = {
     "onnxruntime": OnnxRuntimeSession,
     "openvino": OpenVinoSession,
+    "tensorrt": TensorRtSession,
 }
 """Runtimes by the name of their package."""
 
@@ -116,6 +124,7 @@ class ExportedDetector:
         image_size: (height, width) that the file was made for.
         batch_limit: Images that it takes at once, or None for any number.
         fixed_size: Whether other image sizes are refused.
+        session_version: Of the runtime.
     """
 
     def __init__(self, path: Path, card: ModelCard, session: Session, runtime: str) -> None:
@@ -130,6 +139,7 @@ class ExportedDetector:
         self.image_size = card.image_size
         self.batch_limit = card.batch
         self.fixed_size = card.fixed_size
+        self.session_version = session.version
         self._session = session
 
     def run(self, images: NDArray[np.float32]) -> dict[str, NDArray]:
@@ -245,13 +255,14 @@ def load_exported(path: str | Path, *, runtime: str | None = None, threads: int 
     """Open an exported file.
 
     Args:
-        path: An .onnx file, an OpenVINO .xml file with its card beside it, or a folder that holds one of them.
-        runtime: `onnxruntime` or `openvino`; by default ONNX Runtime for .onnx where it is installed, else OpenVINO.
+        path: An .onnx, .xml (OpenVINO) or .engine (TensorRT) file with its card beside it, or a folder that holds one.
+        runtime: Name in `SESSIONS`; by default ONNX Runtime for .onnx where it is installed, else OpenVINO.
         threads: CPU threads; by default the runtime's choice.
 
     Raises:
-        ExportError: No such file, truncated, not one of ours, contradicted by the card beside it, or refused by the
-            runtime.
+        ExportError: No such file, no card beside it, changed since it was exported, contradicted by its card, an engine
+            of another machine, or refused by the runtime.
+        GpuError: An engine on a machine without a working GPU.
         InputError: An unknown runtime, one that does not read such files, or fewer than 1 thread.
         MissingExtraError: The runtime is not installed.
     """
@@ -261,16 +272,24 @@ def load_exported(path: str | Path, *, runtime: str | None = None, threads: int 
         raise InputError(f"threads is {threads}; expected a whole number, 1 or more")
     path = _model_file(Path(path))
     card = read_card(path)
+    check_files(path, card)
     name = runtime or _default_runtime(path)
-    if path.suffix == ".xml" and name != "openvino":
-        raise InputError(f"{path}: runtime is {name!r}; expected openvino for .xml files")
+    if name not in READERS[path.suffix]:
+        raise InputError(
+            f"{path}: runtime is {name!r}; expected {' or '.join(READERS[path.suffix])} for {path.suffix} files"
+        )
     try:
-        session = SESSIONS[name](path, threads=threads)
-    except MissingExtraError:
+        session = SESSIONS[name](path, threads=threads, precision=card.precision)
+    except MaenasError:
         raise
     except Exception as error:  # every runtime has its own errors, some of them plain RuntimeErrors
         raise ExportError(f"{path}: cannot be opened in {name}: {first_line(error)}") from error
     return ExportedDetector(path, card, session, name)
+
+
+def openvino_hint(core: Any, precision: str) -> str:  # noqa: ANN401
+    """The arithmetic to ask OpenVINO's CPU plugin for; without asking it may round float32 networks to bfloat16."""
+    return "f16" if precision == "fp16" and "FP16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
 
 
 def is_installed(runtime: str) -> bool:
@@ -288,22 +307,21 @@ def first_line(error: BaseException) -> str:
 
 
 def _default_runtime(path: Path) -> str:
-    if path.suffix == ".xml" or (not is_installed("onnxruntime") and is_installed("openvino")):
-        return "openvino"
-    return "onnxruntime"
+    readers = READERS[path.suffix]
+    return next((name for name in readers if is_installed(name)), readers[0])
 
 
 def _model_file(path: Path) -> Path:
     """The exported file that a path names, itself or as the folder around it."""
     if path.is_dir():
-        for suffix in SUFFIXES:
+        for suffix in READERS:
             if (path / f"model{suffix}").is_file():
                 return path / f"model{suffix}"
-        found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        found = sorted(file for file in path.iterdir() if file.suffix in READERS)
         if len(found) != 1:
             names = ", ".join(file.name for file in found) or "none"
             raise ExportError(f"{path}: holds exported files {names}; expected model.onnx, or exactly one")
         return found[0]
-    if path.suffix not in SUFFIXES:
-        raise ExportError(f"{path}: suffix is {path.suffix!r}; expected {' or '.join(SUFFIXES)}, or a folder with one")
+    if path.suffix not in READERS:
+        raise ExportError(f"{path}: suffix is {path.suffix!r}; expected {' or '.join(READERS)}, or a folder with one")
     return path

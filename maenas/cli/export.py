@@ -1,20 +1,20 @@
-"""`maenas export`: a network as a verified ONNX file."""
+"""`maenas export`: a network as artifacts that were compared with torch."""
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from maenas.cli.detector import bundled
 from maenas.errors import MaenasError, OutputError
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-HELP = "write a checkpoint, or a structure with random weights, as an ONNX file that runtimes were checked with"
+HELP = "write a checkpoint as ONNX, OpenVINO or TensorRT files that were proved equal to it"
 EXAMPLE = "maenas export runs/search/structure.json"
+FORMATS = ("onnx", "openvino", "tensorrt")
+DIFFERENT = 1
+"""Exit status where an artifact that differs from torch was kept by force."""
 
 
 class OptionError(MaenasError, ValueError):
@@ -25,151 +25,195 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("model", metavar="MODEL", help="checkpoint (.safetensors), structure file, or published name")
     parser.add_argument(
-        "--out", metavar="DIR", help="folder for model.onnx and model.json (default: runs/export/<name>)"
+        "--out", metavar="DIR", help="folder; of several formats each gets one below it (default: runs/export/<name>)"
     )
-    form = parser.add_argument_group("what the file holds")
+    form = parser.add_argument_group("what is written")
+    form.add_argument("--format", default="onnx", metavar="F[,F]", help=f"of {', '.join(FORMATS)} (default: onnx)")
     form.add_argument(
-        "--outputs",
-        choices=["decoded", "raw", "nms"],
-        default="decoded",
-        help="scores and boxes of all points; raw logits; or final detections (default: decoded)",
+        "--precision", choices=["fp32", "fp16", "int8"], default="fp32", help="int8 needs --data (default: fp32)"
     )
-    form.add_argument("--precision", choices=["fp32", "fp16"], default="fp32", help="of the weights (default: fp32)")
-    form.add_argument("--batch", metavar="N|dynamic", default="1", help="images at once (default: 1)")
     form.add_argument(
-        "--image-size", metavar="SIDE|HxW|dynamic", help="multiples of 32 (default: the structure's, e.g. 640x640)"
+        "--nms",
+        choices=["none", "end2end"],
+        default="none",
+        help="scores and boxes of all points, or final detections (default: none)",
     )
-    nms = parser.add_argument_group("inside the file, with --outputs nms")
+    form.add_argument("--dynamic", metavar="AXIS[,AXIS]", help="leave free: batch, size, or both (default: neither)")
+    form.add_argument(
+        "--batch", type=int, default=1, metavar="N", help="images at once; with --dynamic batch the usual number"
+    )
+    form.add_argument("--image-size", metavar="SIDE|HxW", help="multiples of 32 (default: the structure's)")
+    nms = parser.add_argument_group("inside the file, with --nms end2end")
     nms.add_argument("--score", type=float, metavar="S", help="keep scores above it (default: 0.05)")
     nms.add_argument("--iou", type=float, metavar="T", help="of boxes that overlap more, keep the best (default: 0.7)")
     nms.add_argument("--max-detections", type=int, metavar="K", help="per image (default: 100)")
+    proof = parser.add_argument_group("comparison with torch")
+    proof.add_argument("--data", metavar="PATH", help="annotated images: compare AP too, and calibrate int8")
+    proof.add_argument("--split", choices=["train", "val", "test"], default="val", help="of --data (default: val)")
+    proof.add_argument("--max-images", type=int, metavar="N", help="measure AP on N of them (default: all)")
+    proof.add_argument(
+        "--max-drop", type=float, metavar="P", help="AP points that may be lost (default: 0.1 fp32, 0.3 fp16, 0.5 int8)"
+    )
+    proof.add_argument("--no-verify", action="store_true", help="do not compare with torch")
+    engine = parser.add_argument_group("TensorRT")
+    engine.add_argument(
+        "--tensorrt-nms",
+        choices=["plugin", "operators"],
+        default="plugin",
+        help="EfficientNMS, or the standard operator (default: plugin)",
+    )
+    engine.add_argument("--workspace-mb", type=int, default=4096, metavar="MB", help="GPU memory of a layer")
+    engine.add_argument("--timing-cache", metavar="FILE", help="read and written; makes later builds faster")
     output = parser.add_argument_group("output")
-    output.add_argument("--no-verify", action="store_true", help="do not compare runtimes with torch")
-    output.add_argument("--force", action="store_true", help="overwrite the files of another export in --out")
+    output.add_argument(
+        "--force",
+        action="store_true",
+        help="overwrite another export; keep artifacts that differ from torch (exit status 1)",
+    )
     output.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Export, verify, print what was written.
+    """Export, compare, print what was written.
 
     Raises:
-        OptionError: A malformed option, or one of the nms form without it.
+        OptionError: A malformed option, or one that needs another.
         OutputError: The folder holds an export already, or cannot be written.
     """
     import json
-    from pathlib import Path
 
+    from maenas.cli.export_report import print_reports, record
     from maenas.published import PUBLISHED, resolve_structure
 
-    options = {**_shape_options(arguments), **_nms_options(arguments)}
+    formats = _listed(arguments.format, "--format", FORMATS)
+    options = _options(arguments)
+    _check(arguments)
     source: Any = arguments.model
     if not (arguments.model.endswith(".safetensors") or arguments.model.endswith(".pth")):
         source = resolve_structure(arguments.model)
     name = arguments.model.lower() if arguments.model.lower() in PUBLISHED else Path(arguments.model).stem
-    path = Path(arguments.out or Path("runs", "export", name)) / "model.onnx"
-    for file in (path, path.with_suffix(".json")):
-        if file.exists() and not arguments.force:
-            raise OutputError(f"{file}: exists already; expected a new folder, or --force")
-    export_onnx = bundled("export").export_onnx
+    export = bundled("export")
+    folder = Path(arguments.out or Path("runs", "export", name))
+    _check_folder(export.artifact_paths(folder, formats).values(), force=arguments.force)
     model, has_weights = bundled("load").load_detector(source)
     if not has_weights:
         print(
-            "maenas: WARNING: the weights are RANDOM, so the file finds nothing; good for measuring latency only. "
+            "maenas: WARNING: the weights are RANDOM, so the artifact finds nothing; good for measuring latency only. "
             "Give a checkpoint to export a trained network.",
             file=sys.stderr,
         )
-    report = export_onnx(
+    reports = export.export_artifacts(
         bundled("reparam").deploy(model),
-        path,
+        folder,
         class_names=model.class_names,
-        outputs=arguments.outputs,
-        precision=arguments.precision,
-        verify=not arguments.no_verify,
+        formats=formats,
+        options=bundled("export_graph").ExportOptions(**options),
+        checks=_checks(arguments, model.class_names),
+        engine=_engine(arguments) if "tensorrt" in formats else None,
+        quantiser=_quantiser(arguments) if arguments.precision == "int8" else None,
         provenance={"source": Path(arguments.model).name, "weights": "checkpoint" if has_weights else "random"},
-        **options,
+        progress=lambda line: print(f"maenas: {line}", file=sys.stderr),
     )
+    for report in reports:
+        for line in _warnings(report):
+            print(f"maenas: WARNING: {line}", file=sys.stderr)
     if arguments.json:
-        print(json.dumps(_record(report, has_weights)))
+        print(json.dumps({"random_weights": not has_weights, "artifacts": [record(report) for report in reports]}))
     else:
-        _print(report)
-    return 0
+        print_reports(reports)
+    return DIFFERENT if any(report.complaints for report in reports) else 0
 
 
-def _shape_options(arguments: argparse.Namespace) -> dict[str, Any]:
+def _listed(text: str, option: str, choices: tuple[str, ...]) -> list[str]:
+    """Distinct names between commas."""
+    names = [name.strip() for name in text.split(",")]
+    if not set(names) <= set(choices) or len(set(names)) != len(names):
+        raise OptionError(f"{option} is {text!r}; expected one or more of {','.join(choices)}, each once")
+    return names
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the artifacts hold, as `ExportOptions` names it."""
     from maenas.cli.question import parse_image_size
 
-    options: dict[str, Any] = {}
-    if arguments.batch == "dynamic":
-        options["dynamic_batch"] = True
-    elif re.fullmatch(r"[1-9][0-9]{0,5}", arguments.batch):
-        options["batch_size"] = int(arguments.batch)
-    else:
-        raise OptionError(f"--batch is {arguments.batch!r}; expected a whole number, 1 or more, or dynamic")
-    if arguments.image_size == "dynamic":
-        options["dynamic_size"] = True
-    elif arguments.image_size is not None:
+    free = [] if arguments.dynamic is None else _listed(arguments.dynamic, "--dynamic", ("batch", "size"))
+    options: dict[str, Any] = {
+        "outputs": "nms" if arguments.nms == "end2end" else "decoded",
+        "precision": arguments.precision,
+        "dynamic_batch": "batch" in free,
+        "dynamic_size": "size" in free,
+        "batch_size": arguments.batch,
+    }
+    if arguments.image_size is not None:
         options["image_size"] = parse_image_size(arguments.image_size)
-    return options
-
-
-def _nms_options(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {
         "score_threshold": ("--score", arguments.score),
         "iou_threshold": ("--iou", arguments.iou),
         "max_detections": ("--max-detections", arguments.max_detections),
     }
     for option, value in given.values():
-        if value is not None and arguments.outputs != "nms":
-            raise OptionError(f"{option} is {value:g}; expected it with --outputs nms only")
-    return {name: value for name, (_, value) in given.items() if value is not None}
+        if value is not None and arguments.nms != "end2end":
+            raise OptionError(f"{option} is {value:g}; expected it with --nms end2end only")
+    return options | {name: value for name, (_, value) in given.items() if value is not None}
 
 
-def _record(report: Any, has_weights: bool) -> dict[str, Any]:  # noqa: ANN401
-    return {
-        "path": str(report.path),
-        "card": str(report.card_path),
-        "digest": report.card.structure.digest,
-        "random_weights": not has_weights,
-        "outputs": report.card.form,
-        "precision": report.card.precision,
-        "size_bytes": report.size_bytes,
-        "nodes": dict(report.nodes),
-        "verification": [check.to_dict() for check in report.checks],
-    }
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.precision == "int8" and arguments.data is None:
+        raise OptionError("--precision is int8; expected --data too: images to calibrate with and to measure AP on")
+    if arguments.data is not None and arguments.no_verify:
+        raise OptionError("--no-verify goes without --data; expected one of them: data are there to verify with")
+    for option in ("max_images", "max_drop"):
+        value = getattr(arguments, option)
+        if value is not None and arguments.data is None:
+            raise OptionError(f"--{option.replace('_', '-')} is {value:g}; expected it with --data only")
+        if value is not None and value <= 0:
+            raise OptionError(f"--{option.replace('_', '-')} is {value:g}; expected a number above 0")
 
 
-def _print(report: Any) -> None:  # noqa: ANN401
-    from maenas.cli.report import console
+def _check_folder(paths: Any, *, force: bool) -> None:  # noqa: ANN401
+    for path in paths:
+        for file in (path, path.with_suffix(".json")):
+            if file.exists() and not force:
+                raise OutputError(f"{file}: exists already; expected a new folder, or --force")
 
-    out = console()
-    card = report.card
-    shape = "x".join("?" if length is None else str(length) for length in card.input.shape)
-    nodes = ", ".join(f"{count} {kind}" for kind, count in list(report.nodes.items())[:5])
-    out.print(
-        f"file:    {report.path}, {report.size_bytes / 1e6:.2f} MB ({card.precision}, opset {card.opset})", markup=False
+
+def _checks(arguments: argparse.Namespace, class_names: tuple[str, ...]) -> Any:  # noqa: ANN401
+    """How the artifacts are compared with torch."""
+    from dataclasses import replace
+
+    data = None
+    if arguments.data is not None:
+        load = bundled("data.source").load_split
+        measured = load(arguments.data, arguments.split, class_names=class_names)
+        if arguments.max_images is not None:
+            measured = replace(measured, images=measured.images[: arguments.max_images])
+        calibration = (
+            load(arguments.data, "train", class_names=class_names) if arguments.precision == "int8" else measured
+        )
+        data = bundled("export_accuracy").ExportData(measured, calibration)
+    drop = None if arguments.max_drop is None else arguments.max_drop / 100
+    return bundled("export").ExportChecks(
+        verify=not arguments.no_verify, data=data, force=arguments.force, max_drop=drop
     )
-    out.print(f"input:   {card.input.name} {shape}, RGB in 0 ... 255; outputs: {card.form}", markup=False)
-    out.print(f"nodes:   {sum(report.nodes.values())} ({nodes}, ...)", markup=False)
-    if not report.checks:
-        out.print("checked: NOT VERIFIED (--no-verify)", markup=False)
-        return
-    out.print(_checks_table(report))
-    out.print(f"written: {report.path}, {report.card_path.name}", markup=False)
 
 
-def _checks_table(report: Any) -> Table:  # noqa: ANN401
-    from rich.table import Table
+def _engine(arguments: argparse.Namespace) -> Any:  # noqa: ANN401
+    """How TensorRT builds."""
+    cache = None if arguments.timing_cache is None else Path(arguments.timing_cache)
+    return bundled("tensorrt_build").EngineOptions(
+        suppression=arguments.tensorrt_nms,
+        workspace_mb=arguments.workspace_mb,
+        timing_cache=cache,
+        usual_batch=arguments.batch,
+    )
 
-    table = Table(title="largest differences from torch (and what was allowed)", title_justify="left")
-    names = list(dict.fromkeys(name for check in report.checks for name in check.differences))
-    for heading in ("runtime", "input", *(f"{name}, px" if name == "boxes" else name for name in names)):
-        table.add_column(heading, justify="left" if heading in ("runtime", "input") else "right")
-    compared = any(check.num_detections is not None for check in report.checks)
-    if compared:
-        table.add_column("same detections", justify="right")
-    for check in report.checks:
-        cells = [f"{check.differences[name]:.1e} ({check.tolerances[name]:.0e})" for name in names]
-        if compared:
-            cells.append(str(check.num_detections))
-        table.add_row(f"{check.runtime} {check.version}", "x".join(map(str, check.shape)), *cells)
-    return table
+
+def _quantiser(arguments: argparse.Namespace) -> Any:  # noqa: ANN401
+    """What makes int8 of fp32; see `detector.export_int8`."""
+    raise OptionError(f"--precision is {arguments.precision}; no quantiser is built in yet")
+
+
+def _warnings(report: Any) -> list[str]:  # noqa: ANN401
+    """What a user must not miss."""
+    kept = [f"{report.path} is WRONG and was kept by --force: {line}" for line in report.complaints]
+    return kept + [line for line in (proof.complaint() for proof in report.proofs) if line]

@@ -13,8 +13,11 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("safetensors")
 
+from export_cases import quick_trace  # noqa: E402
 from network_cases import random_structure, with_image_size  # noqa: E402
 
+from detector import export_graph, onnx_tail  # noqa: E402
+from detector.artifact_files import read_card  # noqa: E402
 from detector.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
 from detector.errors import ExportError  # noqa: E402
 from detector.model import Detector  # noqa: E402
@@ -24,6 +27,11 @@ from maenas.errors import MaenasError, OutputError, StructureError  # noqa: E402
 from maenas.structure import save_structure  # noqa: E402
 
 pytestmark = pytest.mark.export
+
+
+@pytest.fixture(autouse=True)
+def _trace_quickly(monkeypatch):
+    monkeypatch.setattr(export_graph, "trace", quick_trace)
 
 
 @pytest.fixture
@@ -43,7 +51,7 @@ def test_a_structure_is_exported_with_a_warning(structure_file, tmp_path, capsys
     assert call(structure_file, "--out", tmp_path / "out") == 0
     shown = capsys.readouterr()
     assert "RANDOM" in shown.err
-    assert "model.onnx" in shown.out and "onnxruntime" in shown.out and "boxes, px" in shown.out
+    assert "model.onnx" in shown.out and "onnxruntime" in shown.out and "differences from torch" in shown.out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.json", "model.onnx"]
     card = load_exported(tmp_path / "out").card
     assert (card.form, card.provenance) == ("decoded", {"source": "structure.json", "weights": "random"})
@@ -53,14 +61,16 @@ def test_a_checkpoint_is_exported_without_one(tmp_path, capsys):
     structure = with_image_size(random_structure("kxkx", 10), 64, 64)
     names = tuple(f"thing {label}" for label in range(structure.head.num_classes))
     save_checkpoint(Checkpoint(structure, Detector(structure).state_dict(), names), tmp_path / "best.safetensors")
-    options = ["--outputs", "nms", "--batch", "dynamic", "--score", "0.1", "--iou", "0.5", "--max-detections", "7"]
+    options = ["--nms", "end2end", "--dynamic", "batch", "--score", "0.1", "--iou", "0.5", "--max-detections", "7"]
     options += ["--image-size", "32x96", "--json"]
     assert call(tmp_path / "best.safetensors", "--out", tmp_path / "out", *options) == 0
     shown = capsys.readouterr()
-    assert shown.err == ""
-    record = json.loads(shown.out)
-    assert (record["random_weights"], record["outputs"], record["precision"]) == (False, "nms", "fp32")
-    assert {check["runtime"] for check in record["verification"]} >= {"onnxruntime"}
+    assert "WARNING" not in shown.err and "comparing with torch" in shown.err
+    whole = json.loads(shown.out)
+    (record,) = whole["artifacts"]
+    assert (whole["random_weights"], record["form"], record["precision"]) == (False, "nms", "fp32")
+    assert {check["runtime"] for check in record["parity"]["artifact"]} >= {"onnxruntime"}
+    assert record["proofs"][0]["share_layers"] == 1.0
     assert record["size_bytes"] == (tmp_path / "out" / "model.onnx").stat().st_size
     card = load_exported(tmp_path / "out").card
     assert card.class_names == names
@@ -81,7 +91,7 @@ def test_an_existing_export_is_kept_unless_forced(structure_file, tmp_path):
 
 def test_the_default_folder_is_named_after_the_model(structure_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    call(structure_file, "--no-verify", "--image-size", "dynamic")
+    call(structure_file, "--no-verify", "--dynamic", "size")
     assert "NOT VERIFIED" in capsys.readouterr().out
     assert load_exported("runs/export/structure").card.input.shape == (1, 3, None, None)
 
@@ -89,11 +99,17 @@ def test_the_default_folder_is_named_after_the_model(structure_file, tmp_path, m
 @pytest.mark.parametrize(
     "options, error, message",
     [
-        (["--batch", "0"], MaenasError, "--batch is '0'; expected a whole number, 1 or more, or dynamic"),
+        (["--batch", "0"], ExportError, "batch_size is 0; expected a whole number, 1 or more"),
+        (["--dynamic", "batch,width"], MaenasError, "--dynamic is 'batch,width'; expected one or more of batch,size"),
+        (["--format", "onnx,onnx"], MaenasError, "--format is 'onnx,onnx'; expected one or more of onnx,openvino"),
+        (["--format", "tflite"], MaenasError, "--format is 'tflite'; expected one or more of onnx,openvino,tensorrt"),
+        (["--precision", "int8"], MaenasError, "--precision is int8; expected --data too: images to calibrate with"),
+        (["--max-drop", "0.5"], MaenasError, "--max-drop is 0.5; expected it with --data only"),
+        (["--data", "x", "--no-verify"], MaenasError, "--no-verify goes without --data"),
         (["--image-size", "big"], MaenasError, "--image-size is 'big'"),
         (["--image-size", "100"], ExportError, "image height is 100; expected a multiple of 32"),
-        (["--score", "0.2"], MaenasError, "--score is 0.2; expected it with --outputs nms only"),
-        (["--outputs", "nms", "--iou", "2"], ExportError, "iou_threshold is 2.0; expected a number from 0 to 1"),
+        (["--score", "0.2"], MaenasError, "--score is 0.2; expected it with --nms end2end only"),
+        (["--nms", "end2end", "--iou", "2"], ExportError, "iou_threshold is 2.0; expected a number from 0 to 1"),
     ],
 )
 def test_wrong_options_are_refused(structure_file, tmp_path, options, error, message):
@@ -107,3 +123,45 @@ def test_an_unknown_model_is_refused(tmp_path):
         call("damo-yolo-tt", "--out", tmp_path / "out")
     with pytest.raises(MaenasError, match=r"none.safetensors"):
         call(tmp_path / "none.safetensors", "--out", tmp_path / "out")
+
+
+def test_several_formats_get_a_folder_each_and_half_precision_on_this_cpu_is_told(structure_file, tmp_path, capsys):
+    pytest.importorskip("openvino")
+    options = ["--format", "onnx,openvino", "--precision", "fp16", "--dynamic", "batch,size"]
+    assert call(structure_file, "--out", tmp_path / "out", *options) == 0
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
+    assert found == {
+        "onnx/model.onnx",
+        "onnx/model.json",
+        "openvino/model.xml",
+        "openvino/model.bin",
+        "openvino/model.json",
+    }
+    shown = capsys.readouterr()
+    cards = [read_card(path) for path in sorted((tmp_path / "out").rglob("model.json"))]
+    assert [(card.format, card.precision, card.input.shape) for card in cards] == [
+        ("onnx", "fp16", (None, 3, None, None)),
+        ("openvino", "fp16", (None, 3, None, None)),
+    ]
+    for card in cards:
+        for proof in card.proofs:
+            silent = proof["share_layers"] < 0.5 and "fp16 was asked, but" not in shown.err
+            assert not silent and set(proof["layers"]) <= {"fp16", "fp32"}
+
+
+def test_a_wrong_artifact_is_kept_by_force_only_and_says_so(structure_file, tmp_path, capsys, monkeypatch):
+    frame = onnx_tail.box_frame
+
+    def shifted(image_size):
+        corners, reach = frame(image_size)
+        return corners + 4, reach
+
+    monkeypatch.setattr(onnx_tail, "box_frame", shifted)
+    with pytest.raises(ExportError, match=r"boxes differs from torch by 4 in onnxruntime.*; no file was written"):
+        call(structure_file, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert call(structure_file, "--out", tmp_path / "out", "--force") == verb.DIFFERENT
+    assert "is WRONG and was kept by --force: boxes differs from torch by 4" in capsys.readouterr().err
+    parity = read_card(tmp_path / "out" / "model.onnx").parity
+    assert not parity["passed"]
+    assert any("all boxes are shifted by 4, 4, 4, 4 pixels" in line for line in parity["complaints"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sys
 
@@ -14,24 +15,36 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 import numpy as np  # noqa: E402
-from export_cases import by_score, lively, small_structure  # noqa: E402
+from export_cases import by_score, lively, quick_trace, small_structure  # noqa: E402
 from network_cases import filled_model, published, random_structure, with_image_size  # noqa: E402
 
-from detector import export, onnx_tail, onnx_trace, onnx_verify, runtimes  # noqa: E402
-from detector.artifact import ModelCard, card_path, read_card  # noqa: E402
+from detector import export_graph, export_parity, export_precision, onnx_tail, onnx_verify  # noqa: E402
+from detector.artifact import METADATA_KEY, ModelCard  # noqa: E402
+from detector.artifact_files import card_path, read_card  # noqa: E402
 from detector.decode import box_frame, decode  # noqa: E402
 from detector.errors import ExportError, MissingExtraError  # noqa: E402
 from detector.export import export_onnx  # noqa: E402
+from detector.export_reference import example_images  # noqa: E402
 from detector.model import Detector  # noqa: E402
-from detector.onnx_metadata import read_metadata  # noqa: E402
-from detector.onnx_verify import example_images  # noqa: E402
 from detector.postprocess import postprocess  # noqa: E402
 from detector.reparam import deploy  # noqa: E402
 from detector.runtimes import is_installed, load_exported  # noqa: E402
 
 pytestmark = pytest.mark.export
 
-INSTALLED = [name for name in runtimes.SESSIONS if is_installed(name)]
+INSTALLED = [name for name in ("onnxruntime", "openvino") if is_installed(name)]
+
+
+@pytest.fixture(autouse=True)
+def trace_quickly(request, monkeypatch):
+    """Tracing takes seconds: only tests that ask for it use torch's exporter."""
+    if "traced" not in request.fixturenames:
+        monkeypatch.setattr(export_graph, "trace", quick_trace)
+
+
+@pytest.fixture
+def traced():
+    """For tests of the graph that users get."""
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +122,16 @@ def test_free_axes(model, tmp_path, free):
                 check_tensors(session.run(images), expected(model, images))
 
 
+@pytest.mark.slow
+def test_free_axes_of_a_traced_graph(model, tmp_path, traced):
+    report = save(model, tmp_path / "model.onnx", dynamic_batch=True, dynamic_size=True)
+    for runtime in INSTALLED:
+        session = load_exported(report.path, runtime=runtime, threads=1)
+        for shape in ((1, 3, 32, 32), (3, 3, 64, 96), (2, 3, 160, 32)):
+            images = example_images(shape)
+            check_tensors(session.run(images), expected(model, images))
+
+
 @pytest.mark.parametrize("free", [{"batch_size": 2}, {"dynamic_batch": True, "dynamic_size": True}])
 def test_the_nms_form_gives_the_detections_of_postprocess(model, tmp_path, free):
     settings = {"score_threshold": 0.2, "iou_threshold": 0.4, "max_detections": 40}
@@ -144,7 +167,7 @@ def test_more_rows_than_points_and_nothing_found(model, tmp_path):
         assert not found["num_dets"].any() and (found["classes"] == -1).all()
 
 
-def test_half_precision(model, tmp_path):
+def test_half_precision(model, tmp_path, traced):
     full = save(model, tmp_path / "full.onnx")
     half = save(model, tmp_path / "half.onnx", precision="fp16")
     assert half.size_bytes < 0.75 * full.size_bytes
@@ -169,14 +192,14 @@ def test_a_network_that_overflows_half_precision_is_refused(model, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", [17, 20])
-def test_other_opsets(model, tmp_path, opset):
+def test_other_opsets(model, tmp_path, opset, traced):
     report = save(model, tmp_path / "model.onnx", opset=opset, outputs="nms")
     assert [entry.version for entry in onnx.load(report.path).opset_import if not entry.domain] == [opset]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, nodes", [("t", 208), ("ns", 268)])
-def test_static_graphs_are_minimal(tmp_path, name, nodes):
+def test_static_graphs_are_minimal(tmp_path, name, nodes, traced):
     model = filled_model(name)
     report = save(deploy(model), tmp_path / "model.onnx", image_size=(64, 96))
     assert sum(report.nodes.values()) <= nodes
@@ -197,12 +220,20 @@ def test_the_file_carries_its_card_and_the_json_beside_it_says_the_same(model, t
     assert sorted(path.name for path in report.path.parent.iterdir()) == ["model.json", "model.onnx"]
     card = read_card(report.path)
     assert card == report.card == read_card(report.card_path)
+    assert [(file.name, file.size_bytes) for file in card.files] == [("model.onnx", report.path.stat().st_size)]
+    assert card.files[0].sha256 == hashlib.sha256(report.path.read_bytes()).hexdigest()
     assert card.structure == model.structure
     assert (card.class_names, card.provenance, card.image_size) == (names, provenance, (64, 96))
-    assert [entry["runtime"] for entry in card.verification] == INSTALLED
-    assert set(card.verification[0]["differences"]) == {"cls_logits", "box_logits", "scores", "boxes"}
-    metadata = read_metadata(report.path)
-    assert metadata == {entry.key: entry.value for entry in onnx.load(report.path).metadata_props}
+    assert (card.parity["passed"], card.parity["complaints"], card.parity["accuracy"]) == (True, [], [])
+    assert [entry["runtime"] for entry in card.parity["graph"]] == INSTALLED
+    assert set(card.parity["graph"][0]["differences"]) == {"cls_logits", "box_logits", "scores", "boxes"}
+    assert [(entry["runtime"], entry["passed"]) for entry in card.parity["artifact"]] == [
+        (name, True) for name in INSTALLED
+    ]
+    assert [(entry["runtime"], entry["share_layers"]) for entry in card.proofs] == [(name, 1.0) for name in INSTALLED]
+    metadata = {entry.key: entry.value for entry in onnx.load(report.path).metadata_props}
+    inside = ModelCard.from_dict(json.loads(metadata[METADATA_KEY]), source="x")
+    assert inside == dataclasses.replace(card, files=(), parity=None, proofs=())
     assert json.loads(metadata["names"])["1"] == "hund"
     assert (metadata["imgsz"], metadata["stride"]) == ("[64, 96]", "32")
     assert str(tmp_path) not in report.path.read_bytes().decode("latin-1")
@@ -214,7 +245,7 @@ def test_the_file_carries_its_card_and_the_json_beside_it_says_the_same(model, t
 def test_another_file_name_names_the_card(model, tmp_path):
     report = save(model, tmp_path / "foo.onnx", verify=False)
     assert report.card_path == card_path(tmp_path / "foo.onnx") == tmp_path / "foo.json"
-    assert report.checks == () and report.card.verification == ()
+    assert report.checks == report.parity == report.proofs == () and report.card.parity is None
 
 
 def test_exporting_leaves_the_network_alone(model, tmp_path):
@@ -224,7 +255,8 @@ def test_exporting_leaves_the_network_alone(model, tmp_path):
     assert all(torch.equal(value, after[key]) and value.dtype == after[key].dtype for key, value in before.items())
 
 
-def test_equal_networks_give_equal_files(model, tmp_path):
+@pytest.mark.slow
+def test_equal_networks_give_equal_files(model, tmp_path, traced):
     first, second = (save(model, tmp_path / name, verify=False) for name in ("a.onnx", "b.onnx"))
     assert first.path.read_bytes() == second.path.read_bytes()
 
@@ -233,7 +265,8 @@ def test_equal_networks_give_equal_files(model, tmp_path):
     "options, message",
     [
         ({"outputs": "boxes"}, "outputs is 'boxes'; expected one of raw, decoded, nms"),
-        ({"precision": "int8"}, "precision is 'int8'; expected one of fp32, fp16"),
+        ({"precision": "fp8"}, "precision is 'fp8'; expected one of fp32, fp16, int8"),
+        ({"precision": "int8"}, "precision is 'int8'; expected a quantiser and data to calibrate"),
         ({"batch_size": 0}, "batch_size is 0; expected a whole number, 1 or more"),
         ({"image_size": (64, 100)}, "image width is 100; expected a multiple of 32"),
         ({"image_size": (0, 64)}, "image height is 0"),
@@ -282,14 +315,14 @@ def test_wrong_weights_are_noticed_even_where_an_untrained_network_scores_alike(
     untrained = deploy(Detector(structure).eval())
 
     def wrong(*arguments, **options):
-        proto = onnx_trace.trace(*arguments, **options)
+        proto = quick_trace(*arguments, **options)
         for tensor in proto.graph.initializer:
             if "class_convs" in tensor.name and tensor.name.endswith("weight"):
                 values = onnx.numpy_helper.to_array(tensor)
                 tensor.CopyFrom(onnx.numpy_helper.from_array(np.float32(0.97) * values, tensor.name))
         return proto
 
-    monkeypatch.setattr(export, "trace", wrong)
+    monkeypatch.setattr(export_graph, "trace", wrong)
     with pytest.raises(ExportError, match="cls_logits differs from torch by"):
         save(untrained, tmp_path / "model.onnx", outputs=outputs)
     assert not list(tmp_path.iterdir())
@@ -299,7 +332,7 @@ def test_wrong_suppression_is_noticed(model, tmp_path, monkeypatch):
     def wrong(graph, tail, settings):
         onnx_tail.append_nms(graph, tail, dataclasses.replace(settings, iou_threshold=0.9))
 
-    monkeypatch.setattr(export, "append_nms", wrong)
+    monkeypatch.setattr(export_graph, "append_nms", wrong)
     with pytest.raises(ExportError, match="detections of onnxruntime are not those"):
         save(model, tmp_path / "model.onnx", outputs="nms", iou_threshold=0.4)
     assert not list(tmp_path.iterdir())
@@ -314,9 +347,11 @@ def test_missing_packages_are_named(model, tmp_path, monkeypatch):
 
 
 def test_only_onnx_runtime_is_asked_for(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_verify, "is_installed", lambda runtime: runtime == "onnxruntime")
+    for module in (export_parity, export_precision, onnx_verify):
+        monkeypatch.setattr(module, "is_installed", lambda runtime: runtime == "onnxruntime")
     report = save(model, tmp_path / "model.onnx")
-    assert [check.runtime for check in report.checks] == ["onnxruntime"]
+    for entries in (report.checks, report.parity, report.proofs):
+        assert [entry.runtime for entry in entries] == ["onnxruntime"]
 
 
 def test_numpy_decoding_is_torchs(model):
@@ -359,7 +394,7 @@ def test_no_two_convolutions_share_a_bias(tmp_path):
     assert set(biases) <= {constant.name for constant in graph.initializer}
 
 
-def test_the_card_tells_of_a_foreign_backbone(tmp_path):
+def test_the_card_tells_of_a_foreign_backbone(tmp_path, traced):
     class Pooled(torch.nn.Module):
         """Three maps of averaged pixels, eight channels each."""
 

@@ -75,10 +75,10 @@ def test_detecting_keeps_the_mode_and_needs_no_gradient():
         ({"source": "net.bin"}, r"net.bin: suffix is '.bin'; expected .safetensors \(a checkpoint\) or .json"),
         ({"source": "net.json", "runtime": "tvm"}, "runtime is 'tvm'; expected one of torch, onnxruntime, openvino"),
         ({"source": "net.json", "runtime": "openvino"}, "maenas export net.json"),
-        ({"source": "net.onnx", "runtime": "torch"}, "net.onnx: is an exported file; expected runtime onnxruntime"),
+        ({"source": "net.onnx", "runtime": "torch"}, "net.onnx: is an exported file; expected a runtime that reads it"),
         (
             {"source": "net.onnx", "device": "cuda"},
-            "expected runtime onnxruntime or openvino and no device",
+            "expected a runtime that reads it and no device",
         ),
         ({"source": "net.json", "threads": 0}, "threads is 0; expected a whole number, 1 or more"),
     ],

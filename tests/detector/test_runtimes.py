@@ -16,23 +16,29 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from export_cases import by_score, lively, small_structure  # noqa: E402
+from export_cases import by_score, lively, quick_trace, small_structure  # noqa: E402
 
-from detector import runtimes  # noqa: E402
-from detector.artifact import METADATA_KEY, NmsSettings, read_card  # noqa: E402
+from detector import export_graph  # noqa: E402
+from detector.artifact import NmsSettings  # noqa: E402
+from detector.artifact_files import record_file  # noqa: E402
 from detector.errors import ExportError, InputError, MissingExtraError  # noqa: E402
-from detector.export import export_onnx  # noqa: E402
-from detector.onnx_metadata import read_metadata  # noqa: E402
-from detector.onnx_verify import example_images  # noqa: E402
+from detector.export import ExportChecks, ExportOptions, export_artifacts, export_onnx  # noqa: E402
+from detector.export_reference import example_images  # noqa: E402
 from detector.runtimes import is_installed, load_exported  # noqa: E402
 from maenas.errors import StructureError  # noqa: E402
-from maenas.extras import openvino_core  # noqa: E402
 
 pytestmark = pytest.mark.export
 
-INSTALLED = [name for name in runtimes.SESSIONS if is_installed(name)]
+INSTALLED = [name for name in ("onnxruntime", "openvino") if is_installed(name)]
 SIZE = (64, 96)
 NMS = {"score_threshold": 0.1, "iou_threshold": 0.6, "max_detections": 20}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _trace_quickly():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_graph, "trace", quick_trace)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +64,17 @@ def copied(exported, tmp_path):
     return tmp_path / "export"
 
 
-def with_metadata(path, change):
-    """The file again with a changed record."""
-    proto = onnx.load(path)
-    for entry in proto.metadata_props:
-        if entry.key == METADATA_KEY:
-            entry.value = json.dumps(change(json.loads(entry.value)))
-    path.write_bytes(proto.SerializeToString())
+def with_card(folder, change):
+    """The card again with a changed record."""
+    path = folder / "model.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
+
+
+def sign(folder):
+    """Make the card vouch for the files as they are now."""
+    names = [file["name"] for file in json.loads((folder / "model.json").read_text(encoding="utf-8"))["files"]]
+    files = [dataclasses.asdict(record_file(folder / name)) for name in names]
+    with_card(folder, lambda record: {**record, "files": files})
 
 
 @pytest.mark.parametrize("runtime", INSTALLED)
@@ -130,65 +140,68 @@ def test_other_shapes_are_refused(exported, form, shape, message):
         load_exported(exported / form).run(np.zeros(shape, np.float32))
 
 
-@pytest.mark.parametrize("keep", [0, 1, 10, 1000, 0.5, 0.99])
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
 def test_a_truncated_file_is_one_line(copied, keep):
     path = copied / "model.onnx"
     content = path.read_bytes()
     path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
-    with pytest.raises(
-        ExportError, match=r"model.onnx: is (no ONNX file, or is cut short|empty|an ONNX file, but)"
-    ) as caught:
+    with pytest.raises(ExportError, match=r"model.onnx: sha256 is .*; expected .* as model.json says: .*cut") as caught:
         load_exported(copied)
     assert "\n" not in str(caught.value)
 
 
-def test_other_files_are_refused(copied, tmp_path):
+def test_a_changed_file_is_refused(copied):
     path = copied / "model.onnx"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4)
-    with pytest.raises(ExportError, match="is no ONNX file"):
-        load_exported(path)
-    with pytest.raises(ExportError, match=r"nothing.onnx: cannot be read \(No such file"):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(ExportError, match=r"model.onnx: sha256 is .* \((\d+) bytes\); expected .* \(\1 bytes\)"):
+        load_exported(copied)
+
+
+def test_files_without_their_card_are_refused(copied, tmp_path):
+    (copied / "model.json").unlink()
+    with pytest.raises(ExportError, match=r"model.onnx: has no model.json beside it.*maenas export"):
+        load_exported(copied)
+    (tmp_path / "model.xml").write_text("<net/>")
+    with pytest.raises(ExportError, match=r"model.xml: has no model.json beside it"):
+        load_exported(tmp_path / "model.xml")
+
+
+def test_other_files_are_refused(copied, tmp_path):
+    with pytest.raises(ExportError, match=r"nothing.onnx: no such file"):
         load_exported(tmp_path / "nothing.onnx")
-    with pytest.raises(ExportError, match=r"suffix is '.pt'; expected .onnx or .xml"):
+    with pytest.raises(ExportError, match=r"suffix is '.pt'; expected .onnx or .xml or .engine"):
         load_exported(tmp_path / "model.pt")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ExportError, match=r"holds exported files none; expected model.onnx"):
         load_exported(tmp_path / "empty")
+    (copied / "model.onnx").rename(copied / "other.onnx")
+    (copied / "model.json").rename(copied / "other.json")
+    with pytest.raises(ExportError, match=r"other.json: files lists model.onnx; expected other.onnx among them"):
+        load_exported(copied / "other.onnx")
 
 
-def test_a_foreign_onnx_file_is_refused(tmp_path):
-    helper = onnx.helper
-    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 64, 64]) for name in ("images", "out")]
-    graph = helper.make_graph([helper.make_node("Relu", ["images"], ["out"])], "other", values[:1], values[1:])
-    onnx.save(helper.make_model(graph), tmp_path / "model.onnx")
-    with pytest.raises(ExportError, match="is an ONNX file, but not one of ours: its metadata lack 'maenas'"):
-        load_exported(tmp_path)
-
-
-def test_the_file_counts_more_than_the_json_beside_it(copied):
-    (copied / "model.json").unlink()
-    assert load_exported(copied).card.form == "decoded"
+def test_the_card_of_another_export_is_refused(exported, copied):
+    shutil.copy(exported / "raw" / "model.json", copied / "model.json")
+    with pytest.raises(ExportError, match=r"model.onnx: sha256 is"):
+        load_exported(copied)
 
 
 def test_a_card_of_another_structure_is_refused(copied):
-    path = copied / "model.json"
-    record = json.loads(path.read_text(encoding="utf-8"))
-    record["structure"]["head"]["reg_max"] += 1
-    path.write_text(json.dumps(record), encoding="utf-8")
+    with_card(copied, lambda record: {**record, "digest": "0" * 16})
     with pytest.raises(ExportError, match=r"model.json: digest is .*; expected .*, that of its structure"):
-        load_exported(copied)
-    card = read_card(copied / "model.onnx") if path.unlink() is None else None
-    head = dataclasses.replace(card.structure.head, reg_max=card.structure.head.reg_max + 1)
-    other = dataclasses.replace(card, structure=dataclasses.replace(card.structure, head=head))
-    path.write_text(json.dumps(other.to_dict()), encoding="utf-8")
-    with pytest.raises(ExportError, match=r"model.json: digest is .*; expected .*, that of model.onnx beside it"):
         load_exported(copied)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"schema_version": 99}, "schema_version is 99; expected 1"),
+        ({"schema_version": 99}, "schema_version is 99; expected 2: export again"),
+        ({"format": "tflite"}, "format is 'tflite'; expected one of onnx, openvino, tensorrt"),
+        ({"files": [{"name": "../x", "sha256": "", "size_bytes": 1}]}, 'files: name is "../x"; expected the name of'),
+        ({"files": [3]}, "files: the card is 3; expected an object"),
+        ({"engine": {"gpu": 3}}, "engine: tensorrt is missing"),
         ({"form": "boxes"}, "form is 'boxes'; expected one of raw, decoded, nms"),
         ({"class_names": ["a"] * 9}, "class_names has 9 entries; expected 3"),
         ({"image_size": [64]}, r"image_size is \[64\]; expected \[height, width\]"),
@@ -204,8 +217,8 @@ def test_a_card_of_another_structure_is_refused(copied):
     ],
 )
 def test_a_malformed_card_names_the_field(copied, change, message):
-    with_metadata(copied / "model.onnx", lambda record: {**record, **change})
-    with pytest.raises(ExportError, match=f"model.onnx: .*{message}|model.onnx: {message}") as caught:
+    with_card(copied, lambda record: {**record, **change})
+    with pytest.raises(ExportError, match=f"model.json: .*{message}|model.json: {message}") as caught:
         load_exported(copied)
     assert "\n" not in str(caught.value)
 
@@ -214,14 +227,14 @@ def test_other_preprocessing_is_refused(copied):
     def change(record):
         return {**record, "preprocessing": {**record["preprocessing"], "channels": "BGR"}}
 
-    with_metadata(copied / "model.onnx", change)
+    with_card(copied, change)
     with pytest.raises(ExportError, match='preprocessing: channels is "BGR"; expected "RGB"'):
         load_exported(copied)
 
 
 def test_a_malformed_structure_in_the_card_is_named(copied):
-    with_metadata(copied / "model.onnx", lambda record: {**record, "structure": {}})
-    with pytest.raises(StructureError, match=r"model.onnx: structure"):
+    with_card(copied, lambda record: {**record, "structure": {}})
+    with pytest.raises(StructureError, match=r"model.json: structure"):
         load_exported(copied)
 
 
@@ -229,7 +242,7 @@ def test_a_card_that_the_graph_contradicts_is_refused(copied):
     def change(record):
         return {**record, "outputs": [{**record["outputs"][0], "name": "other"}]}
 
-    with_metadata(copied / "model.onnx", change)
+    with_card(copied, change)
     with pytest.raises(ExportError, match="has inputs images and outputs scores, boxes; expected images and other"):
         load_exported(copied)
 
@@ -240,13 +253,14 @@ def test_a_graph_that_a_runtime_refuses_is_one_line(copied, runtime):
     proto = onnx.load(path)
     proto.graph.node[3].op_type = "NoSuchOperator"
     path.write_bytes(proto.SerializeToString())
+    sign(copied)
     with pytest.raises(ExportError, match=f"model.onnx: cannot be opened in {runtime}: ") as caught:
         load_exported(copied, runtime=runtime)
     assert "\n" not in str(caught.value)
 
 
 def test_unknown_runtimes_and_thread_counts_are_refused(exported):
-    with pytest.raises(InputError, match="runtime is 'tvm'; expected one of onnxruntime, openvino"):
+    with pytest.raises(InputError, match="runtime is 'tvm'; expected one of onnxruntime, openvino, tensorrt"):
         load_exported(exported / "raw", runtime="tvm")
     with pytest.raises(InputError, match="threads is 0; expected a whole number, 1 or more"):
         load_exported(exported / "raw", threads=0)
@@ -265,25 +279,23 @@ def test_openvino_serves_where_onnx_runtime_is_missing(exported, monkeypatch):
     assert load_exported(exported / "raw").runtime == "openvino"
 
 
-def test_openvino_files_need_their_card(exported, copied, tmp_path):
-    openvino = pytest.importorskip("openvino")
-    graph = openvino_core(purpose="a test").read_model(copied / "model.onnx")
-    openvino.save_model(graph, copied / "other.xml", compress_to_fp16=False)
-    with pytest.raises(ExportError, match=r"has no other.json beside it"):
-        load_exported(copied / "other.xml")
-    shutil.copy(copied / "model.json", copied / "other.json")
-    predictor = load_exported(copied / "other.xml", threads=1)
+def test_openvino_files(model, exported, tmp_path):
+    pytest.importorskip("openvino")
+    options = ExportOptions(batch_size=2)
+    checks = ExportChecks(verify=False)
+    names = model.class_names
+    export_artifacts(model, tmp_path, class_names=names, formats=["openvino"], options=options, checks=checks)
+    predictor = load_exported(tmp_path, threads=1)
     images = example_images((2, 3, *SIZE))
     wanted = load_exported(exported / "decoded").run(images)
-    assert predictor.runtime == "openvino"
+    assert (predictor.runtime, predictor.card.format) == ("openvino", "openvino")
+    assert [file.name for file in predictor.card.files] == ["model.bin", "model.xml"]
     np.testing.assert_allclose(predictor.run(images)["boxes"], wanted["boxes"], rtol=0, atol=0.05)
     with pytest.raises(InputError, match=r"expected openvino for .xml files"):
-        load_exported(copied / "other.xml", runtime="onnxruntime")
-
-
-def test_metadata_are_read_without_the_onnx_package(exported):
-    path = exported / "raw" / "model.onnx"
-    assert read_metadata(path) == {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+        load_exported(tmp_path, runtime="onnxruntime")
+    (tmp_path / "model.bin").unlink()
+    with pytest.raises(ExportError, match=r"model.bin: cannot be read \(No such file"):
+        load_exported(tmp_path)
 
 
 SIGNALLED = """

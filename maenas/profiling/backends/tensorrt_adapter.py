@@ -1,93 +1,15 @@
-"""The calls to TensorRT and to the CUDA runtime. Not run on hardware; features are asked for, not versions."""
+"""The calls to TensorRT. Not run on hardware; features are asked for, not versions."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from maenas.cuda import Cuda
 from maenas.errors import ProfileError
 from maenas.extras import require
 from maenas.profiling.backends.model_file import ModelFile
-
-_CUDA_LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so", "cudart64_13.dll", "cudart64_12.dll")
-_TO_DEVICE, _TO_HOST = 1, 2
-_PROPERTIES_BYTES = 1 << 14
-_NAME_BYTES = 256
-
-
-class Cuda:
-    """The few functions of the CUDA runtime that are needed, called through its shared library."""
-
-    def __init__(self) -> None:
-        self._library = _load_cuda()
-
-    def device_name(self) -> str:
-        """Of the first GPU."""
-        # The name is the first field of the structure, whose length differs between versions.
-        buffer = ctypes.create_string_buffer(_PROPERTIES_BYTES)
-        self._call("cudaGetDeviceProperties", buffer, 0)
-        return buffer.raw[:_NAME_BYTES].split(b"\0", 1)[0].decode("utf-8", "replace")
-
-    def stream(self) -> int:
-        """A new stream."""
-        handle = ctypes.c_void_p()
-        self._call("cudaStreamCreate", ctypes.byref(handle))
-        return handle.value or 0
-
-    def allocate(self, num_bytes: int) -> int:
-        """Address of memory on the GPU."""
-        pointer = ctypes.c_void_p()
-        self._call("cudaMalloc", ctypes.byref(pointer), ctypes.c_size_t(num_bytes))
-        return pointer.value or 0
-
-    def copy_in(self, device: int, array: Any, stream: int) -> None:  # noqa: ANN401
-        """Array to the GPU."""
-        self._copy(device, array.ctypes.data, array.nbytes, _TO_DEVICE, stream)
-
-    def copy_out(self, array: Any, device: int, stream: int) -> None:  # noqa: ANN401
-        """Array from the GPU."""
-        self._copy(array.ctypes.data, device, array.nbytes, _TO_HOST, stream)
-
-    def wait(self, stream: int) -> None:
-        """Until the stream is done."""
-        self._call("cudaStreamSynchronize", ctypes.c_void_p(stream))
-
-    def free(self, addresses: Iterable[int], stream: int) -> None:
-        """Give memory and stream back."""
-        for address in addresses:
-            self._call("cudaFree", ctypes.c_void_p(address))
-        self._call("cudaStreamDestroy", ctypes.c_void_p(stream))
-
-    def _copy(self, target: int, source: int, num_bytes: int, kind: int, stream: int) -> None:
-        self._call(
-            "cudaMemcpyAsync",
-            ctypes.c_void_p(target),
-            ctypes.c_void_p(source),
-            ctypes.c_size_t(num_bytes),
-            kind,
-            ctypes.c_void_p(stream),
-        )
-
-    def _call(self, function: str, *arguments: Any) -> None:  # noqa: ANN401
-        code = getattr(self._library, function)(*arguments)
-        if code:
-            raise ProfileError(f"{function} of the CUDA runtime failed with code {code}; expected a working NVIDIA GPU")
-
-
-def _load_cuda() -> ctypes.CDLL:
-    packages = [Path(folder) / "nvidia" for folder in sys.path if folder]
-    beside = [str(found) for folder in packages if folder.is_dir() for found in folder.glob("**/libcudart.so.*")]
-    for name in (*_CUDA_LIBRARIES, *sorted(beside, reverse=True)):
-        try:
-            return ctypes.CDLL(name)
-        except OSError:
-            continue
-    raise ProfileError("the CUDA runtime (libcudart) is not found; expected an installation of CUDA 12 or 13")
 
 
 @dataclass
@@ -204,7 +126,7 @@ def open_adapter() -> TensorRtAdapter:
     """TensorRT and the first GPU.
 
     Raises:
-        ProfileError: No CUDA runtime or no GPU.
+        GpuError: No CUDA runtime or no GPU.
         MissingExtraError: TensorRT is not installed.
     """
     trt = require("tensorrt", extra="tensorrt", purpose="profiling with TensorRT")

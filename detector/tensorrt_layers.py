@@ -1,0 +1,62 @@
+"""What TensorRT's engine inspector says about the precision of layers. Written from its documentation, not run here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import ExportError
+
+_HEAVY = ("conv", "gemm", "matmul", "matrixmultiply")
+_SET_ASIDE = ("reformat", "noop", "constant", "shapehostto")
+_PRECISIONS = (
+    ("int8", "int8"),
+    ("fp8", "fp8"),
+    ("bf16", "bf16"),
+    ("bfloat16", "bf16"),
+    ("fp16", "fp16"),
+    ("half", "fp16"),
+    ("fp32", "fp32"),
+    ("float", "fp32"),
+)
+"""Words of a tensor's description, the most telling first: `float` stands in `bfloat16` too."""
+
+
+def layer_precisions(text: str) -> list[tuple[str, str]]:
+    """Name and precision of every convolution and product of an engine, told by what it reads.
+
+    Args:
+        text: The inspector's JSON about an engine that was built with detailed verbosity: of TensorRT 10, where a
+            tensor has `Format/Datatype`, or of 11, where it has `Format` and `DataType`.
+
+    Raises:
+        ExportError: It is no such JSON, or holds names only.
+    """
+    try:
+        layers = json.loads(text)["Layers"]
+        if any(isinstance(layer, str) for layer in layers):
+            raise ExportError("the engine inspector gave layer names only; expected an engine built with details")
+        return [(str(layer["Name"]), _precision(layer)) for layer in layers if _is_heavy(layer)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, ExportError):
+            raise
+        raise ExportError(f"the engine inspector's answer cannot be read ({error!r})") from error
+
+
+def _is_heavy(layer: Mapping[str, Any]) -> bool:
+    kind = str(layer.get("LayerType", "")).lower()
+    if any(word in kind for word in _SET_ASIDE):
+        return False
+    told = " ".join([kind, str(layer["Name"]), str(layer.get("Metadata", ""))]).lower()
+    return any(word in told for word in _HEAVY)
+
+
+def _precision(layer: Mapping[str, Any]) -> str:
+    """Of the first tensor that says it: images and maps come before what is added to them."""
+    for tensor in (*layer.get("Inputs", ()), *layer.get("Outputs", ())):
+        told = str(tensor.get("DataType") or tensor.get("Format/Datatype") or tensor.get("Format") or "").lower()
+        for word, precision in _PRECISIONS:
+            if word in told:
+                return precision
+    return "unknown"
