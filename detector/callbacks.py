@@ -50,10 +50,12 @@ class Step:
     Attributes:
         epoch: From 1.
         iteration: Steps so far.
-        losses: total, quality_focal, giou and dfl, means over processes.
+        losses: total, quality_focal, giou and dfl, means over processes; with a teacher also distill, before its
+            weight.
         lr: Learning rate of the step.
         images_per_second: Over the last steps, reading included.
         remaining_seconds: Estimated training time left, without evaluations.
+        distill_weight: Of the distillation loss; None without a teacher.
     """
 
     epoch: int
@@ -62,6 +64,7 @@ class Step:
     lr: float
     images_per_second: float
     remaining_seconds: float
+    distill_weight: float | None = None
 
 
 class Callback:

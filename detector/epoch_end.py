@@ -93,6 +93,7 @@ class EpochEnd:
             "lr": run.lr,
             "loss": sums["total"] / steps,
             **{name: sums[name] / steps for name in ("quality_focal", "giou", "dfl")},
+            **{name: sums[name] / steps if run.teacher else None for name in ("distill", "distill_weight")},
             "positives_per_image": sums["positives"] / images,
             "gradient_norm": sums["gradient_norm"] / steps,
             "images_per_second": round(sums["images"] / seconds, 3),

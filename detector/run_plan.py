@@ -15,9 +15,12 @@ from maenas.structure import Structure
 from .config import ModelConfig, TrainConfig
 from .data.dataset import Dataset
 from .data.plan import count_iterations
+from .distill import map_shapes
+from .distill_run import teacher_note
 from .distributed import SINGLE, Processes
 from .errors import ConfigError, DataError
 from .model import Detector
+from .teacher import load_teacher
 
 if TYPE_CHECKING:
     from .data.source import DataConfig
@@ -33,7 +36,12 @@ def plan_run(config: TrainConfig, structure: Structure, data: DataConfig) -> dic
     structure, notes = fitted_structure(structure, config.model, len(data.class_names))
     per_epoch = count_iterations(len(train_set), config.train.batch_size, last=config.train.last_batch)
     with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in Detector(structure).parameters())
+        model = Detector(structure)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if config.distill.teacher is not None:
+        map_shapes(model, config.distill, whose="student")
+        teacher = load_teacher(config.distill.teacher, config.distill, device=torch.device("cpu"))
+        notes = (*notes, teacher_note(config, teacher))
     optimizer = config.optimizer
     return {
         "structure": f"{structure.name} ({structure.digest})",

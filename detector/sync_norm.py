@@ -54,11 +54,16 @@ class SyncNorm2d(nn.BatchNorm2d):
         """(B, C, H, W) to the same shape; B may differ between processes."""
         if not self.training:
             return super().forward(x)
-        return _Normalise.apply(x, self, self.weight, self.bias)
+        # A norm that only standardises has no weights.
+        weight = x.new_ones(x.shape[1]) if self.weight is None else self.weight
+        bias = x.new_zeros(x.shape[1]) if self.bias is None else self.bias
+        return _Normalise.apply(x, self, weight, bias)
 
     @torch.no_grad()
     def update_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics towards those of a batch; the variance is the unbiased one."""
+        """Move the running statistics, if it has some, towards those of a batch; the variance is the unbiased one."""
+        if not self.track_running_stats:
+            return
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
         self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
@@ -76,7 +81,13 @@ def synchronise_norms(model: nn.Module, group: dist.ProcessGroup | None) -> None
 
 def _synchronised(norm: nn.BatchNorm2d, group: dist.ProcessGroup | None) -> SyncNorm2d:
     with torch.device("meta"):
-        made = SyncNorm2d(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+        made = SyncNorm2d(
+            norm.num_features,
+            eps=norm.eps,
+            momentum=norm.momentum,
+            affine=norm.affine,
+            track_running_stats=norm.track_running_stats,
+        )
     made.group = group
     made.weight, made.bias = norm.weight, norm.bias
     made.running_mean, made.running_var = norm.running_mean, norm.running_var

@@ -171,4 +171,5 @@ def _step(run: Run, outcome: StepOutcome) -> Step:
         lr=outcome.lr,
         images_per_second=run.config.train.batch_size / max(run.progress.step_seconds, 1e-9),
         remaining_seconds=run.progress.remaining_seconds,
+        distill_weight=outcome.distill_weight,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +24,16 @@ if TYPE_CHECKING:
     from .data.dataset import ImageRecord
     from .evaluate import Evaluation
 
-LOSSES = ("loss", "quality_focal", "giou", "dfl")
+LOSSES = ("loss", "quality_focal", "giou", "dfl", "distill", "distill_weight")
 FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100")
 COLUMNS = (
     *("epoch", "iteration", "lr", *LOSSES),
     *("positives_per_image", "gradient_norm", "images_per_second", "seconds", *FIGURES),
 )
-"""Of metrics.csv; figures are empty where an epoch was not evaluated."""
+"""Of metrics.csv; distillation is empty without a teacher, figures are empty where an epoch was not evaluated."""
+
+SOURCE_FIGURE = re.compile("ap:.+")
+"""Names of the columns that follow: the AP of each source of a union."""
 
 SAMPLE_SCORE = 0.3
 _SAMPLE_HEIGHT = 480
@@ -45,9 +49,10 @@ def write_metrics(rows: Sequence[Row], path: Path) -> None:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    columns = (*COLUMNS, *_source_figures(rows))
+    writer.writerow(columns)
     for row in rows:
-        writer.writerow("" if row.get(name) is None else row[name] for name in COLUMNS)
+        writer.writerow("" if row.get(name) is None else row[name] for name in columns)
     write_text_atomically(path, text.getvalue())
 
 
@@ -62,12 +67,19 @@ def read_metrics(path: Path, *, epochs: int) -> list[dict[str, float | None]]:
     with path.open(encoding="utf-8", newline="") as stream:
         lines = list(csv.reader(stream))
     try:
-        if not lines or tuple(lines[0]) != COLUMNS:
+        columns = tuple(lines[0]) if lines else ()
+        own, further = columns[: len(COLUMNS)], columns[len(COLUMNS) :]
+        if own != COLUMNS or not all(SOURCE_FIGURE.fullmatch(name) for name in further):
             raise ValueError
-        rows = [dict(zip(COLUMNS, map(_number, line), strict=True)) for line in lines[1:]]
+        rows = [dict(zip(columns, map(_number, line), strict=True)) for line in lines[1:]]
     except ValueError:
         raise TrainingError(f"{path}: is no metrics.csv of ours; remove it to go on without the earlier rows") from None
     return [row for row in rows if (row["epoch"] or 0) <= epochs]
+
+
+def _source_figures(rows: Sequence[Row]) -> list[str]:
+    """Names of the sources' figures in order of appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row if SOURCE_FIGURE.fullmatch(name)))
 
 
 def _number(text: str) -> float | None:
@@ -94,9 +106,14 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
         loss_axes.plot(
             *_series(rows, name), label=label, marker=".", markersize=3, linewidth=2 if name == "loss" else 1
         )
+    taught = [{**row, "weighted": _product(row, "distill", "distill_weight")} for row in rows]
+    if any(row["weighted"] is not None for row in taught):
+        loss_axes.plot(*_series(taught, "weighted"), label="teacher, weighted", marker=".", markersize=3, linewidth=1)
     rate_axes.plot(*_series(rows, "lr"), color="tab:gray", marker=".", markersize=3)
     for name, label in {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}.items():
         figure_axes.plot(*_series(rows, name), label=label, marker=".", markersize=4)
+    for name in _source_figures(rows):
+        figure_axes.plot(*_series(rows, name), label=name.replace("ap:", "AP "), linewidth=1, linestyle="--")
     for axes, title in zip((loss_axes, rate_axes, figure_axes), ("loss", "learning rate", "validation"), strict=True):
         axes.set(title=title, xlabel="epoch")
         axes.set_ylim(bottom=0)
@@ -107,6 +124,11 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
     write_bytes_atomically(path, content.getvalue())
+
+
+def _product(row: Row, first: str, second: str) -> float | None:
+    one, other = row.get(first), row.get(second)
+    return None if one is None or other is None else one * other
 
 
 def _series(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:

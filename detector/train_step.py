@@ -13,14 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .criterion import Losses
+from .distill import Guidance
+from .learner import StepLosses
 from .optim import set_learning_rate
 from .schedule import learning_rate_factor
 from .stop_signals import StopSignals
 from .targets import Batch, Targets
 from .training_run import Run
 
-LOSSES = ("total", "quality_focal", "giou", "dfl")
+LOSSES = ("total", "quality_focal", "giou", "dfl", "distill")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,11 @@ class StepOutcome:
     """A step, the same in every process.
 
     Attributes:
-        losses: Means over processes (and portions) by name.
+        losses: Means over processes (and portions) by name; `distill`, before its weight, with a teacher only.
         positives: Points that answered for a box, in the whole batch.
         lr: Learning rate it was made with.
-        gradient_norm: L2 norm before clipping.
+        gradient_norm: L2 norm of the network's gradient before clipping.
+        distill_weight: Of the distillation loss; 0 where the teacher is silent, None without one.
         stop: Whether a process was asked to stop.
     """
 
@@ -39,6 +41,7 @@ class StepOutcome:
     positives: float
     lr: float
     gradient_norm: float
+    distill_weight: float | None
     stop: bool
 
     @property
@@ -57,9 +60,11 @@ def make_step(run: Run, batch: Batch, stop: StopSignals) -> StepOutcome:
     totals = _backward(run, batch)
     *means, positives, stops = run.processes.sum([*totals, float(bool(stop))])
     losses = dict(zip(LOSSES, (value / run.processes.world_size for value in means), strict=True))
+    if run.teacher is None:
+        del losses["distill"]
     run.scaler.unscale_(run.optimizer)
-    norm = _clip(run.learner.model, run.config.optimizer.clip_norm)
-    outcome = StepOutcome(losses, positives, lr, norm, stop=stops > 0)
+    norm = _clip(run.learner.model, run.clip_norm)
+    outcome = StepOutcome(losses, positives, lr, norm, run.distill_weight, stop=stops > 0)
     if outcome.finite:
         run.scaler.step(run.optimizer)
         run.ema.update(run.learner.model, step=run.progress.iteration)
@@ -75,12 +80,20 @@ def _backward(run: Run, batch: Batch) -> list[float]:
     for number, (images, targets) in enumerate(portions, start=1):
         x = images.to(run.device, non_blocking=True).float()
         with _synchronisation(run.parallel, last=number == len(portions)):
-            losses: Losses = run.parallel(x, targets.to(run.device))
+            losses: StepLosses = run.parallel(x, targets.to(run.device), _guidance(run, images, x))
             run.scaler.scale(losses.total / len(portions)).backward()
-        parts = (losses.total, losses.quality_focal, losses.giou, losses.dfl)
+        parts = (losses.total, losses.quality_focal, losses.giou, losses.dfl, losses.distill)
         share = 1 / len(portions)
         totals += torch.stack([*(part.detach() * share for part in parts), losses.num_positives.detach().float()])
     return totals.tolist()
+
+
+def _guidance(run: Run, images: Tensor, on_device: Tensor) -> Guidance | None:
+    """What the teacher says to a portion; None where it is silent."""
+    weight = run.distill_weight
+    if run.teacher is None or not weight:
+        return None
+    return Guidance(run.teacher.maps(images, on_device), weight)
 
 
 def _portions(batch: Batch, count: int) -> list[tuple[Tensor, Targets]]:

@@ -22,6 +22,7 @@ from .config import TrainConfig, changed_fields, is_harmless
 from .criterion import Criterion
 from .data.dataset import Dataset
 from .data.plan import count_iterations
+from .distill_run import prepare_distillation, teacher_note
 from .distributed import Processes
 from .ema import ModelEma
 from .errors import TrainingError
@@ -32,6 +33,7 @@ from .optim import build_optimizer, optimizer_tensors, restore_optimizer
 from .run_folder import RunFolder
 from .run_plan import checked_data, data_digest, fitted_structure
 from .schedule import Progress
+from .teacher import Teacher
 from .train_log import read_metrics
 from .training_state import TrainingState, load_training_state, save_training_state
 
@@ -39,7 +41,10 @@ if TYPE_CHECKING:
     from .data.source import DataConfig
     from .train_step import StepOutcome
 
-SUMS = ("total", "quality_focal", "giou", "dfl", "positives", "gradient_norm", "steps", "images", "seconds")
+SUMS = (
+    *("total", "quality_focal", "giou", "dfl", "distill", "distill_weight"),
+    *("positives", "gradient_norm", "steps", "images", "seconds"),
+)
 """What is added up over the steps of an epoch."""
 
 
@@ -64,6 +69,7 @@ class Run:
         iterations_per_epoch: Steps.
         data_digest: What a resumed run is checked against.
         notes: What was adapted, for the user.
+        teacher: Whose maps the learner is compared with; None without distillation.
         rows: Of metrics.csv, of finished epochs.
         sums: Of the epoch under way.
         best: AP, epoch and further figures of the best evaluation; empty before the first.
@@ -90,6 +96,7 @@ class Run:
     iterations_per_epoch: int
     data_digest: str
     notes: tuple[str, ...]
+    teacher: Teacher | None = None
     rows: list[dict[str, float | None]] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     best: dict[str, float] = field(default_factory=dict)
@@ -113,6 +120,20 @@ class Run:
     def in_last_stage(self) -> bool:
         """Whether mosaic and MixUp are off."""
         return self.position >= self.config.train.epochs - self.config.schedule.no_aug_epochs
+
+    @property
+    def distill_weight(self) -> float | None:
+        """Weight of the distillation loss in the next step; 0 where the teacher is silent, None without one."""
+        if self.teacher is None:
+            return None
+        settings = self.config.distill
+        silent = settings.stop == "no_aug" and self.in_last_stage
+        return 0.0 if silent else settings.weight_at(self.progress.value)
+
+    @property
+    def clip_norm(self) -> float | None:
+        """Largest gradient norm of the network; None does not clip."""
+        return self.config.distill.clipped_at(self.config.optimizer.clip_norm)
 
     @property
     def evaluation_period(self) -> int:
@@ -156,8 +177,14 @@ class Run:
         self.sums["seconds"] += seconds
         if outcome.finite:
             values = {**outcome.losses, "positives": outcome.positives, "gradient_norm": outcome.gradient_norm}
+            values["distill_weight"] = outcome.distill_weight or 0.0
             for name, value in {**values, "steps": 1.0}.items():
                 self.sums[name] += value
+
+    @property
+    def teacher_digest(self) -> str | None:
+        """Of the teacher's weights; None without distillation."""
+        return None if self.teacher is None else self.teacher.digest
 
     def save_state(self) -> None:
         """Write the resume file; only the first process does."""
@@ -173,6 +200,7 @@ class Run:
             "config": self.config.to_dict(),
             "structure": self.structure.to_dict(),
             "data_digest": self.data_digest,
+            "teacher": self.teacher_digest,
             "progress": self.progress.state(),
             "scaler": self.scaler.state_dict(),
             "closed_epochs": len(self.rows),
@@ -198,6 +226,7 @@ class Run:
                 "iteration": self.progress.iteration,
                 "seed": self.config.train.seed,
                 "parent": self.config.model.weights,
+                "teacher": self.teacher_digest,
             },
         )
         for path in paths:
@@ -254,6 +283,10 @@ def prepare_run(
         # for any number of processes. With means it would be 1 for each process.
         mean_over_processes=processes.total,
     )
+    taught = prepare_distillation(config, model, num_images=len(train_set), device=device, processes=processes)
+    distiller, teacher = (None, None) if taught is None else taught
+    if teacher is not None:
+        notes = (*notes, teacher_note(config, teacher))
     settings = config.train
     learner = Learner(
         model,
@@ -263,6 +296,7 @@ def prepare_run(
         loss_scale=processes.world_size,
         frozen=frozen,
         compiled=settings.compile,
+        distiller=distiller,
     ).train()
     ema.model.to(memory_format=learner.memory_format)  # type: ignore[call-overload]
     per_epoch = count_iterations(len(train_set), config.train.batch_size, last=config.train.last_batch)
@@ -287,6 +321,7 @@ def prepare_run(
         iterations_per_epoch=per_epoch,
         data_digest=data_digest(train_set, val_set),
         notes=notes,
+        teacher=teacher,
     )
     if state is not None:
         _restore(run, state)
@@ -331,6 +366,8 @@ def _check_unchanged(run: Run, record: Mapping[str, Any]) -> None:
         harmful["structure"] = (_digest(record["structure"]), run.structure.digest)
     if record["data_digest"] != run.data_digest:
         harmful["data"] = (record["data_digest"], run.data_digest)
+    if record["teacher"] != run.teacher_digest:
+        harmful["the teacher's weights"] = (record["teacher"], run.teacher_digest)
     if harmful:
         shown = "; ".join(f"{name}: {json.dumps(old)} -> {json.dumps(new)}" for name, (old, new) in harmful.items())
         raise TrainingError(

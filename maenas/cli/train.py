@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start.add_argument(
         "--freeze", nargs="+", metavar="PART", help="do not train: backbone, neck, or stage N (the stem up to stage N)"
     )
+    start.add_argument(
+        "--teacher",
+        metavar="CKPT",
+        help="checkpoint whose feature maps are learnt from too (distillation; --set distill.K=V for the rest)",
+    )
     how = parser.add_argument_group("how to run")
     how.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the best there is)")
     how.add_argument("--workers", type=int, metavar="N", help="processes that read and augment")
@@ -196,6 +201,7 @@ def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
         "model.weights": arguments.weights,
         "model.class_head": "new" if arguments.new_head else None,
         "model.freeze": None if arguments.freeze is None else _frozen_parts(arguments.freeze),
+        "distill.teacher": arguments.teacher,
         "model.image_size": None if arguments.image_size is None else list(parse_image_size(arguments.image_size)),
         "log.tensorboard": True if arguments.tensorboard else None,
     }

@@ -40,6 +40,8 @@ class _Progress:
     def on_epoch(self, row: Mapping[str, float | None]) -> None:
         parts = [f"epoch {row['epoch']}/{self.epochs}", f"loss {row['loss']:.3f}", f"lr {row['lr']:.2e}"]
         parts.append(f"{row['images_per_second']:.1f} images/s")
+        if row.get("distill") is not None:
+            parts.append(f"teacher {row['distill']:.3f} x {row['distill_weight']:.2f}")
         ap = row["ap"]
         if ap is not None:
             mark = " (best)" if ap > self.best else ""
@@ -59,7 +61,7 @@ class _Lines(_Progress):
 
     def on_step(self, step: Any) -> None:  # noqa: ANN401
         if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
-            self._say(f"  step {step.iteration}: {_losses(step.losses)}, lr {step.lr:.2e}, {_eta(step)}")
+            self._say(f"  step {step.iteration}: {_losses(step)}, lr {step.lr:.2e}, {_eta(step)}")
 
     def _say(self, text: str) -> None:
         self._last = time.monotonic()
@@ -94,7 +96,7 @@ class _Bar(_Progress):
             description=f"epoch {step.epoch}/{self.epochs}",
             completed=done,
             total=self.iterations_per_epoch,
-            state=f"{_losses(step.losses)}, {_eta(step)}",
+            state=f"{_losses(step)}, {_eta(step)}",
         )
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
@@ -104,9 +106,12 @@ class _Bar(_Progress):
         self._bar.console.print(text, markup=False, soft_wrap=True)
 
 
-def _losses(losses: Mapping[str, float]) -> str:
+def _losses(step: Any) -> str:  # noqa: ANN401
     names = {"total": "loss", "quality_focal": "class", "giou": "box", "dfl": "side"}
-    return " ".join(f"{label} {losses[name]:.3f}" for name, label in names.items())
+    shown = " ".join(f"{label} {step.losses[name]:.3f}" for name, label in names.items())
+    if step.distill_weight is None:
+        return shown
+    return f"{shown} teacher {step.losses['distill']:.3f} x {step.distill_weight:.2f}"
 
 
 def _eta(step: Any) -> str:  # noqa: ANN401

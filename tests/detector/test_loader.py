@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 from collections import Counter
@@ -153,6 +154,34 @@ def test_the_last_batch_of_an_epoch(flats, last, sizes):
     else:
         rest = order[8:] + order[:2] if last == "fill" else order[8:]
         assert loader.iterations_per_epoch == 3 and batches[:3] == [order[:4], order[4:8], rest]
+
+
+def test_views_come_again_in_turn(shapes):
+    """Mosaics included: with two views an image looks in epoch 2 as in epoch 0, in whatever batch and process."""
+    chosen = replace(SETTINGS, views=2, sada=False, scale=(0.8, 1.2))
+    options = {"batch_size": 14, "seed": 3, "total_iterations": 4, "world_size": 2}
+    parts = [list(TrainLoader(shapes, chosen, rank=rank, **options)) for rank in range(2)]
+    pairs = zip(*parts, strict=True)
+    epochs = [{image.numpy().tobytes() for batch in pair for image in batch.images} for pair in pairs]
+    assert [len(epoch) for epoch in epochs] == [14] * 4
+    assert epochs[0] == epochs[2] and epochs[1] == epochs[3] and not epochs[0] & epochs[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, math.inf),
+        ({"sada": False}, math.inf),
+        ({"sada": False, "mosaic": 0.0}, 2),
+        ({"sada": False, "mosaic": 0.0, "flip": 1.0}, 1),
+        ({"sada": False, "mosaic": 0.0, "flip_vertical": 0.5, "rotate_90": 0.1}, 16),
+        ({"sada": False, "mosaic": 0.0, "hue": 0.1}, math.inf),
+        ({"sada": False, "hue": 0.1, "views": 3}, 3),
+        ({"views": 3}, math.inf),
+    ],
+)
+def test_different_samples_of_an_image(changes, expected):
+    assert replace(SETTINGS, **changes).samples_per_image == expected
 
 
 def test_a_batch_larger_than_the_data_set_may_be_filled(flats):
