@@ -24,9 +24,20 @@ def recipe_names() -> list[str]:
 def read_settings(source: str | Path, depth: int = 0) -> dict[str, Any]:
     """The content of a recipe or YAML file on top of the one that it extends.
 
+    Args:
+        source: Name of a recipe or path of a file; of several joined by plus signs (`damo-yolo-s+one-gpu`) each goes on
+            top of those before it.
+        depth: Files that led here.
+
     Raises:
         ConfigError: An unknown recipe (with the nearest name), or a file that cannot be read or is no YAML.
     """
+    layers = str(source).split("+")
+    if len(layers) > 1 and not Path(source).is_file():
+        joined: dict[str, Any] = {}
+        for layer in layers:
+            joined = _merged(joined, read_settings(layer, depth))
+        return joined
     path = _recipe_path(source)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
