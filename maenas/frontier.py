@@ -119,7 +119,7 @@ def parse_frontier(text: str, *, source: str) -> tuple[FrontierRow, ...]:
                 raise PlotError(f"{source}: has more than {MAX_ROWS} rows")
             rows.append(_row(record, f"{source}: line {reader.line_num + 1}"))
     except csv.Error as error:
-        raise PlotError(f"{source}: line {reader.line_num + 1}: is not CSV ({error})") from error
+        raise PlotError(f"{source}: is not CSV after line {reader.line_num + 1} ({error})") from error
     return tuple(rows)
 
 

@@ -14,7 +14,7 @@ _RADII = (1.0, 1.7, 2.6, 3.8, 5.2)
 """Distances that are tried, in units of the smallest gap."""
 
 # What spoils a place, per square pixel or per crossing; only the order of magnitude matters.
-_ON_LABEL, _ON_MARK, _ON_LINE, _PER_RADIUS = 4.0, 3.0, 25.0, 14.0
+_ON_LABEL, _ON_MARK, _ON_LINE, _PER_RADIUS, _NEARER_MARK = 4.0, 3.0, 20.0, 14.0, 30.0
 _SWEEPS = 4
 
 
@@ -57,10 +57,11 @@ def place_labels(
         [
             _ON_MARK * sum(_shared(box, mark) for mark in marks)
             + _ON_LINE * sum(_crosses(box, line) for line in lines)
+            + _NEARER_MARK * _foreign(box, anchor, anchors)
             + _PER_RADIUS * radius
             for box, radius in options
         ]
-        for options in choices
+        for anchor, options in zip(anchors, choices, strict=True)
     ]
     # Crowded points choose first.
     order = sorted(range(len(anchors)), key=lambda index: min(fixed[index]), reverse=True)
@@ -103,6 +104,18 @@ def _candidates(
         if box[0] >= inside[0] and box[1] >= inside[1] and box[2] <= inside[2] and box[3] <= inside[3]
     ]
     return within or found[:1]
+
+
+def _foreign(box: Box, anchor: tuple[float, float], anchors: Sequence[tuple[float, float]]) -> int:
+    """How many other points lie about as near to a name as its own, or nearer."""
+    own = _distance(box, anchor)
+    return sum(_distance(box, other) < 1.4 * own for other in anchors if other != anchor)
+
+
+def _distance(box: Box, point: tuple[float, float]) -> float:
+    across = max(box[0] - point[0], 0.0, point[0] - box[2])
+    up = max(box[1] - point[1], 0.0, point[1] - box[3])
+    return math.hypot(across, up)
 
 
 def _shared(first: Box, second: Box) -> float:

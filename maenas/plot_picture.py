@@ -1,8 +1,4 @@
-"""The picture of accuracy against latency, drawn once for PNG, SVG and the page.
-
-Colours: Okabe and Ito's palette, which people with every common colour blindness tell apart; each curve has a mark of
-its own besides, so that nothing rests on colour alone.
-"""
+"""The picture of accuracy against latency, drawn once for PNG, SVG and the page."""
 
 from __future__ import annotations
 
@@ -14,41 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from maenas.plot_labels import place_labels
 from maenas.plot_points import Group, Point
+from maenas.plot_styles import (
+    OWN_MARK,
+    Curve,
+    Style,
+    curve_key,
+    curve_name,
+    curves_of,
+    mark_notes,
+    styles_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-OWN_COLOUR = "#D55E00"
-COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00")
-"""Okabe and Ito's colours without yellow, which is too light for lines on white; vermilion is kept for our own."""
-
-OWN_MARK = "*"
-MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", "p", ">", "h", "d")
 LABELS = ("auto", "all", "front", "none")
 MANY_POINTS = 45
 """Above it, `auto` names only what is ours or on a front."""
 
 _FRONT = "#8a8a8a"
-_DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)))
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """One curve: a series under one set of conditions.
-
-    Attributes:
-        name: As in the legend.
-        colour: As `#rrggbb`.
-        gid: SVG id of its line.
-        points: Numbers of its points.
-    """
-
-    name: str
-    colour: str
-    gid: str
-    points: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +71,22 @@ def draw(
     figure = Figure(figsize=(8.4, 5.4), dpi=200, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    styles = _styles(groups)
+    styles = styles_of(groups)
     points = tuple(point for group in groups for point in group.points)
     _set_axes(axes, groups, title=title, logarithmic=logarithmic)
     fronts = [group for group in groups if _shows_front(group, mixed=len(groups) > 1)]
     for group in fronts:
         _draw_front(axes, group)
-    lines = _draw_curves(axes, groups, styles)
+    lines = _drawcurves_of(axes, groups, styles)
     for number, point in enumerate(points):
-        _draw_point(axes, point, styles[_key(point, groups)], number)
+        _draw_point(axes, point, styles[curve_key(point, groups)], number)
     _draw_legend(axes, groups, styles, fronts=bool(fronts))
     _add_notes(figure, [*mark_notes(groups), *notes])
     # Fixes the layout, without which no pixel is where it will be.
     canvas.draw()  # type: ignore[no-untyped-call]
     figure.set_layout_engine("none")
     _name_points(axes, _named(points, groups, labels), points, lines)
-    return Drawn(figure, points, _curves(points, groups, styles))
+    return Drawn(figure, points, curves_of(points, groups, styles))
 
 
 def picture_bytes(figure: Figure, kind: str) -> bytes:
@@ -116,71 +98,6 @@ def picture_bytes(figure: Figure, kind: str) -> bytes:
         metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
         figure.savefig(buffer, format=kind, metadata=metadata)
     return buffer.getvalue()
-
-
-@dataclass(frozen=True, slots=True)
-class _Style:
-    """How a curve looks."""
-
-    colour: str
-    mark: str
-    dashes: Any
-    own: bool
-
-
-def _key(point: Point, groups: Sequence[Group]) -> tuple[str, int]:
-    """A curve: a series within one group."""
-    return point.series, next(place for place, group in enumerate(groups) if group.conditions == point.conditions)
-
-
-def _styles(groups: Sequence[Group]) -> dict[tuple[str, int], _Style]:
-    """Colours by series; marks by series too, but by group where unlike groups are mixed."""
-    styles: dict[tuple[str, int], _Style] = {}
-    numbers: dict[str, int] = {}
-    for place, group in enumerate(groups):
-        for point in group.points:
-            key = point.series, place
-            if key in styles:
-                continue
-            number = numbers.setdefault(point.series, sum(not name.startswith("maenas") for name in numbers))
-            mark = MARKS[place % len(MARKS)] if len(groups) > 1 else MARKS[number % len(MARKS)]
-            if point.own:
-                mark = OWN_MARK if len(groups) == 1 else mark
-                styles[key] = _Style(OWN_COLOUR, mark, _DASHES[min(1, "(" in point.series)], True)
-            else:
-                styles[key] = _Style(
-                    COLOURS[number % len(COLOURS)], mark, _DASHES[number // len(COLOURS) % len(_DASHES)], False
-                )
-    return dict(sorted(styles.items(), key=lambda item: not item[1].own))
-
-
-def _curves(
-    points: Sequence[Point], groups: Sequence[Group], styles: dict[tuple[str, int], _Style]
-) -> tuple[Curve, ...]:
-    keys = [_key(point, groups) for point in points]
-    return tuple(
-        Curve(
-            name=_name(key, groups),
-            colour=style.colour,
-            gid=_gid(key),
-            points=tuple(number for number, own in enumerate(keys) if own == key),
-        )
-        for key, style in styles.items()
-    )
-
-
-def _name(key: tuple[str, int], groups: Sequence[Group]) -> str:
-    """What the legend calls a curve."""
-    series, place = key
-    rated = [point for point in groups[place].points if point.series == series and point.ap is not None]
-    hollow = bool(rated) and all(point.latency_status == "predicted" for point in rated)
-    name = f"{series}, predicted latency" if hollow else series
-    return name if len(groups) == 1 else f"{name} ({_protocol(groups[place])})"
-
-
-def _gid(key: tuple[str, int]) -> str:
-    letters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in key[0])
-    return f"c{key[1]}-{letters}"
 
 
 def _set_axes(axes: Axes, groups: Sequence[Group], *, title: str, logarithmic: bool) -> None:
@@ -235,8 +152,8 @@ def _draw_front(axes: Axes, group: Group) -> None:
               zorder=1, solid_capstyle="butt", gid="front")  # fmt: skip
 
 
-def _draw_curves(
-    axes: Axes, groups: Sequence[Group], styles: dict[tuple[str, int], _Style]
+def _drawcurves_of(
+    axes: Axes, groups: Sequence[Group], styles: dict[tuple[str, int], Style]
 ) -> list[tuple[tuple[float, float], tuple[float, float]]]:
     """Lines through the points of each series; their pieces in the units of the axes."""
     pieces = []
@@ -247,11 +164,11 @@ def _draw_curves(
         # A curve of predictions is drawn thinner than one of measurements.
         sure = all(point.latency_status != "predicted" for point in run)
         axes.plot([x for x, _ in ends], [y for _, y in ends], color=style.colour, ls=style.dashes, zorder=2,
-                  lw=1.4 if sure else 0.9, alpha=0.9 if style.own else 0.6, gid=_gid(key))  # fmt: skip
+                  lw=1.4 if sure else 0.9, alpha=0.9 if style.own else 0.6, gid=style.gid)  # fmt: skip
     return pieces
 
 
-def _draw_point(axes: Axes, point: Point, style: _Style, number: int) -> None:
+def _draw_point(axes: Axes, point: Point, style: Style, number: int) -> None:
     """Mark and bars of one point; without AP, a hollow mark at the bottom edge."""
     hollow = point.latency_status == "predicted" or point.ap is None
     look: dict[str, Any] = {
@@ -283,7 +200,7 @@ def _draw_point(axes: Axes, point: Point, style: _Style, number: int) -> None:
         part.set_gid(f"b{number}-{index}")
 
 
-def _draw_legend(axes: Axes, groups: Sequence[Group], styles: dict[tuple[str, int], _Style], *, fronts: bool) -> None:
+def _draw_legend(axes: Axes, groups: Sequence[Group], styles: dict[tuple[str, int], Style], *, fronts: bool) -> None:
     from matplotlib.lines import Line2D
 
     handles: list[Line2D] = []
@@ -298,7 +215,7 @@ def _draw_legend(axes: Axes, groups: Sequence[Group], styles: dict[tuple[str, in
                 Line2D([], [], color=style.colour, ls=style.dashes, lw=1.2, marker=style.mark, mec=style.colour,
                        ms=9 if style.mark == OWN_MARK else 6, mfc="white" if hollow else style.colour)
             )  # fmt: skip
-            names.append(_name(key, groups))
+            names.append(curve_name(key, groups))
         if len(rated) < len(curve):
             handles.append(Line2D([], [], color=style.colour, lw=0, marker="^", ms=6, mfc="white"))
             names.append(f"{series}: not trained, no AP")
@@ -308,35 +225,6 @@ def _draw_legend(axes: Axes, groups: Sequence[Group], styles: dict[tuple[str, in
     legend = axes.legend(handles, names, loc="best", fontsize=7, framealpha=0.9, edgecolor="#dddddd", handlelength=2.6)
     for text in legend.get_texts():
         text.set_parse_math(False)
-
-
-def _protocol(group: Group) -> str:
-    how = group.conditions
-    return how.protocol if how.measured_by in ("maenas", how.protocol) else f"{how.protocol}, {how.measured_by}"
-
-
-def mark_notes(groups: Sequence[Group]) -> list[str]:
-    """What the marks of a picture mean, as far as they occur."""
-    points = [point for group in groups for point in group.points]
-    notes = []
-    if len(groups) > 1:
-        notes.append(
-            f"MIXED: {len(groups)} unlike ways of measuring, marked by shape; do not compare latencies between them."
-        )
-    if any(point.latency_status == "predicted" for point in points):
-        notes.append("Hollow: latency predicted, not measured; bar: one standard deviation.")
-    if any(point.own and point.latency_status == "measured" for point in points):
-        notes.append("Filled: measured here; bar: 25th to 90th percentile of the runs.")
-    if any(point.own and point.ap_status == "published" for point in points):
-        notes.append("AP of our points on published networks is the published one, not reproduced here.")
-    if any(point.num_evaluations > 1 for point in points):
-        notes.append("Upright bars: lowest to highest AP of several evaluations.")
-    if any(point.label.endswith("*") for point in points):
-        notes.append("*: trained with a teacher.")
-    extra = sorted({point.series for point in points if point.extra_data not in ("none", "unspecified")})
-    if extra:
-        notes.append(f"Trained with further data: {', '.join(extra)}.")
-    return notes
 
 
 def _add_notes(figure: Figure, notes: Sequence[str]) -> None:

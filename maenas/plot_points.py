@@ -127,7 +127,7 @@ class Filters:
         nms: Any of these, exactly.
         data: Any of these.
         family: Any of these series.
-        extra_data: Whether networks trained with other data (or with unstated data) are kept.
+        extra_data: Whether published networks trained with other data (or with unstated data) are kept.
     """
 
     device: tuple[str, ...] = ()
@@ -148,7 +148,7 @@ class Filters:
             and (not self.nms or how.nms in self.nms)
             and (not point.data or _part_of(self.data, point.data))
             and (point.own or _part_of(self.family, point.series))
-            and (self.extra_data or point.extra_data == "none")
+            and (point.own or self.extra_data or point.extra_data == "none")
         )
 
 

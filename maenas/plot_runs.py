@@ -49,7 +49,7 @@ class _Accuracy:
     status: str = ""
     count: int = 0
     data: str = ""
-    extra_data: str = "none"
+    extra_data: str = "unspecified"
     distilled: str = "unspecified"
     mark: str = ""
     source: str = ""

@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     chosen.add_argument("--data", nargs="+", default=[], metavar="TEXT", help="part of the name of the images")
     chosen.add_argument("--family", nargs="+", default=[], metavar="TEXT", help="part of a published curve's name")
     chosen.add_argument(
-        "--no-extra-data", action="store_true", help="leave out networks trained with further (or unstated) data"
+        "--no-extra-data",
+        action="store_true",
+        help="leave out published networks trained with further (or unstated) data",
     )
     look = parser.add_argument_group("picture")
     look.add_argument("--title", default="", metavar="TEXT", help="above the picture")
@@ -76,8 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from maenas.files import write_bytes_atomically, write_text_atomically
     from maenas.plot_page import page_html
-    from maenas.plot_picture import draw, mark_notes, picture_bytes
+    from maenas.plot_picture import draw, picture_bytes
     from maenas.plot_points import grouped, points_csv
+    from maenas.plot_styles import mark_notes
 
     files = _files(arguments)
     points, notes = _points(arguments)
