@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from detector.export_reference import example_images
 from detector.model import Detector
 from detector.onnx_direct import direct_graph
-from detector.onnx_trace import BOX_MAPS, CLASS_MAPS, fold_scales
+from detector.onnx_trace import fold_scales, map_names
 from detector.reparam import deploy
+from detector.standardise import random_images, standardise
 from detector.types import Detections
 from maenas.structure import Structure
 
@@ -31,6 +32,8 @@ def lively(structure: Structure, seed: int = 0) -> Detector:
     torch.manual_seed(seed)
     model = Detector(structure).eval()
     randomise_norms(model, seed)
+    # Signals of order one: without, such a network hardly notices what it is shown.
+    standardise(model, random_images(8, 3, 128, 128))
     images = torch.from_numpy(example_images((1, 3, *structure.image_size)))
     with torch.no_grad():
         maps = model.head.forward_maps(model.features(images))
@@ -59,13 +62,14 @@ def quick_trace(model, *, batch, image_size, precision, opset):
     """In the place of `onnx_trace.trace`, which takes seconds: the same network, written from its modules."""
     copied = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     fold_scales(copied)
-    proto = direct_graph(copied, input_name="images", output_names=[*CLASS_MAPS, *BOX_MAPS], opset=opset)
+    names = [name for names in map_names(model.strides) for name in names]
+    proto = direct_graph(copied, input_name="images", output_names=names, opset=opset)
     if precision == "fp16":
-        halve(proto)
+        halve(proto, names)
     return proto
 
 
-def halve(proto):
+def halve(proto, maps):
     """Weights and maps in half precision, between a cast of the images and casts of the maps."""
     import onnx
 
@@ -79,8 +83,8 @@ def halve(proto):
     for node in graph.node:
         for tensors in (node.input, node.output):
             for index, name in enumerate(tensors):
-                if name == "images" or name in (*CLASS_MAPS, *BOX_MAPS):
+                if name == "images" or name in maps:
                     tensors[index] = f"{name}_half"
     graph.node.insert(0, onnx.helper.make_node("Cast", ["images"], ["images_half"], to=half))
-    for name in (*CLASS_MAPS, *BOX_MAPS):
+    for name in maps:
         graph.node.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=full))
