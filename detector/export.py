@@ -16,7 +16,7 @@ from maenas.files import make_folder, write_bytes_atomically, write_text_atomica
 from .artifact import FORMATS, ModelCard
 from .artifact_files import card_path, record_file
 from .errors import ExportError
-from .export_accuracy import Accuracy, ExportData, check_accuracy, quantise_request
+from .export_accuracy import Accuracy, ExportData, check_accuracy, measure, quantise_request
 from .export_formats import write_format
 from .export_graph import ExportOptions, Graph, build_graph, check_options
 from .export_parity import ParityCheck, check_parity
@@ -212,6 +212,7 @@ class _Job:
     references: tuple[Reference, ...] = ()
     graph_checks: dict[str, tuple[RuntimeCheck, ...]] = field(default_factory=dict)
     graph_complaints: dict[str, str] = field(default_factory=dict)
+    torch_accuracy: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         check_options(self.model, self.options)
@@ -246,7 +247,8 @@ class _Job:
                 complaints += [check.complaint() for check in parity if check.failures]
                 if self.checks.data is not None and not complaints:
                     self.tell(f"{name}: measuring AP")
-                    accuracy = check_accuracy(staged, self.model, self.checks.data, max_drop=self.checks.max_drop)
+                    reference = self.reference_accuracy(card)
+                    accuracy = check_accuracy(staged, reference, self.checks.data, max_drop=self.checks.max_drop)
                     complaints += [entry.complaint() for entry in accuracy if not entry.passed]
                 proofs = prove_precision(staged)
             if complaints and not self.checks.force:
@@ -303,10 +305,19 @@ class _Job:
         if card.precision != "int8":
             return write_format(graph, card, staged, engine=self.engine)
         assert self.quantiser is not None and self.checks.data is not None
-        request = quantise_request(graph, self.model, self.checks, name, scratch, self.tell)
+        reference = self.reference_accuracy(card)
+        request = quantise_request(graph, reference, self.checks, name=name, scratch=scratch, progress=self.tell)
         quantised = self.quantiser(request)
         card = replace(card, quantisation=dict(quantised.details))
         return write_format(graph, card, staged, engine=self.engine, quantised=quantised.path)
+
+    def reference_accuracy(self, card: ModelCard) -> tuple[float, float]:
+        """AP and AP50 in torch, measured once."""
+        assert self.checks.data is not None
+        if self.torch_accuracy is None:
+            self.tell("measuring AP in torch")
+            self.torch_accuracy = measure(self.model, card, self.checks.data)
+        return self.torch_accuracy
 
     def parity_record(
         self,

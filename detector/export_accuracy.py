@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 
 from maenas.files import write_text_atomically
 
-from .artifact import NmsSettings
+from .artifact import ModelCard
 from .artifact_files import card_path, read_card, record_file
 from .data.dataset import Dataset
 from .evaluate import MAX_DETECTIONS, default_thresholds, evaluate
 from .evaluation_set import EvaluationSet
 from .images import read_image, to_input
-from .model import Detector
 from .predict import Predictor
-from .runtimes import READERS, is_installed, load_exported
+from .runtimes import READERS, ExportedDetector, Session, is_installed, load_exported
 
 if TYPE_CHECKING:
     from .export import ExportChecks
@@ -113,13 +112,13 @@ class Accuracy:
 
 
 def check_accuracy(
-    path: Path, model: Detector, data: ExportData, *, max_drop: float | None = None
+    path: Path, reference: tuple[float, float], data: ExportData, *, max_drop: float | None = None
 ) -> tuple[Accuracy, ...]:
-    """Measure AP in torch and in every installed runtime that reads an artifact.
+    """Measure AP in every installed runtime that reads an artifact.
 
     Args:
         path: Main file of an artifact with its card.
-        model: The deployed network that it stands for.
+        reference: AP and AP50 of the network in torch, as `measure` gives them.
         data: What to measure on.
         max_drop: Largest loss; None: that of the artifact's precision.
 
@@ -129,12 +128,10 @@ def check_accuracy(
     """
     card = read_card(path)
     limit = MAX_DROPS[card.precision] if max_drop is None else max_drop
-    pictures = data.pictures(card.image_size)
-    reference = _measure(model, card.nms, pictures, data)
     found = []
     for runtime in READERS[path.suffix]:
         if is_installed(runtime):
-            metrics = _measure(load_exported(path, runtime=runtime), card.nms, pictures, data)
+            metrics = measure(load_exported(path, runtime=runtime), card, data)
             found.append(
                 Accuracy(
                     runtime=runtime,
@@ -150,15 +147,18 @@ def check_accuracy(
     return tuple(found)
 
 
-def _measure(
-    predictor: Predictor, nms: NmsSettings | None, pictures: EvaluationSet, data: ExportData
-) -> tuple[float, float]:
-    """AP and AP50 with the settings that are inside a file, if there are any: torch gets the same ones."""
+def measure(predictor: Predictor, card: ModelCard, data: ExportData) -> tuple[float, float]:
+    """AP and AP50 (0 ... 1) with the settings that are inside an artifact, if there are any: torch gets the same ones.
+
+    Raises:
+        DataError: The data cannot be measured on.
+    """
+    nms = card.nms
     score, iou = default_thresholds(predictor) if nms is None else (nms.score_threshold, nms.iou_threshold)
     limit = MAX_DETECTIONS if nms is None else nms.max_detections
     evaluation = evaluate(
         predictor,
-        pictures,
+        data.pictures(card.image_size),
         score_threshold=score,
         iou_threshold=iou,
         max_detections=limit,
@@ -171,13 +171,19 @@ def _measure(
 
 
 def quantise_request(
-    graph: Graph, model: Detector, checks: ExportChecks, name: str, scratch: Path, progress: Callable[[str], None]
+    graph: Graph,
+    reference: tuple[float, float],
+    checks: ExportChecks,
+    *,
+    name: str,
+    scratch: Path,
+    progress: Callable[[str], None],
 ) -> QuantiseRequest:
     """What a quantiser is given.
 
     Args:
         graph: The network in fp32, checked.
-        model: The same in torch.
+        reference: AP and AP50 of the network in torch.
         checks: With data.
         name: Of the format.
         scratch: Folder for its files.
@@ -192,15 +198,19 @@ def quantise_request(
     source.write_bytes(graph.proto.SerializeToString())
     folder = scratch / "quantised"
     folder.mkdir()
-    pictures = data.pictures(size)
-    reference_ap, _ = _measure(model, card.nms, pictures, data)
 
     def evaluate_file(path: Path) -> float:
         kind = "openvino" if path.suffix == ".xml" else "onnx"
         files = [path, *([path.with_suffix(".bin")] if kind == "openvino" else [])]
         candidate = replace(card, format=kind, precision="int8", files=tuple(record_file(file) for file in files))
         write_text_atomically(card_path(path), json.dumps(candidate.to_dict()))
-        return _measure(load_exported(path), card.nms, pictures, data)[0]
+        # As it will run. What is made for TensorRT is tried in ONNX Runtime, which takes any numbers.
+        runtimes = READERS[path.suffix] if kind == name else ("onnxruntime",)
+        found = [load_exported(path, runtime=runtime) for runtime in runtimes if is_installed(runtime)]
+        return min(measure(predictor, candidate, data)[0] for predictor in found)
+
+    def evaluate_session(session: Session) -> float:
+        return measure(ExportedDetector(source, card, session, session.version), card, data)[0]
 
     return QuantiseRequest(
         onnx_path=source,
@@ -210,7 +220,8 @@ def quantise_request(
         images=lambda: data.calibration_images(size),
         num_images=len(data.calibration.images),
         evaluate=evaluate_file,
-        reference_ap=reference_ap,
+        evaluate_session=evaluate_session,
+        reference_ap=reference[0],
         max_drop=MAX_DROPS["int8"] if checks.max_drop is None else checks.max_drop,
         progress=progress,
     )

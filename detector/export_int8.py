@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .artifact import ModelCard
+from .runtimes import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class QuantiseRequest:
             begins anew and gives the same images in the same order.
         num_images: How many `images` gives.
         evaluate: AP between 0 and 1 of a file in `folder` (.onnx, or .xml with its .bin), measured on the data that
-            was given, as `maenas eval` would; takes as long as an evaluation.
+            was given, as `maenas eval` would; the lowest of the installed runtimes that read it; takes as long as that.
+        evaluate_session: The same of a graph that a runtime holds already, with the inputs and outputs of the file.
         reference_ap: The same of the network in torch.
         max_drop: How much AP (0 ... 1) may be lost; a quantiser that cannot keep it raises `ExportError`.
         progress: Called with one line now and then.
@@ -41,6 +43,7 @@ class QuantiseRequest:
     images: Callable[[], Iterator[NDArray[np.float32]]]
     num_images: int
     evaluate: Callable[[Path], float]
+    evaluate_session: Callable[[Session], float]
     reference_ap: float
     max_drop: float
     progress: Callable[[str], None]
