@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from .callbacks import Callbacks
-from .evaluate import Evaluation, evaluate
-from .evaluation_set import EvaluationSet
+from .evaluate import Evaluation
+from .evaluate_sources import SourceSets, mean_figures
 from .reparam import deploy
 from .stop_signals import StopSignals
-from .train_log import FIGURES, draw_curves, draw_samples, write_metrics
+from .train_log import FIGURES, SOURCE_FIGURE, draw_curves, draw_samples, write_metrics
 from .training_run import SUMS, Run
 
 
@@ -28,7 +27,7 @@ class EpochEnd:
         self._run = run
         self._stop = stop
         self._listeners = listeners
-        self._pictures: EvaluationSet | None = None
+        self._pictures: SourceSets | None = None
 
     def close(self) -> bool:
         """Evaluate if it is time, and put down the epoch; False if a signal came first: the epoch is then still open.
@@ -40,12 +39,12 @@ class EpochEnd:
         run, epoch = self._run, len(self._run.rows) + 1
         due = run.progress.finished or epoch % run.evaluation_period == 0
         figures: Mapping[str, float] = {}
-        evaluation = None
+        evaluations: Mapping[str, Evaluation] | None = None
         if due:
             run.save_state()  # so that nothing is lost if the evaluation is cut short
             started = time.monotonic()
-            evaluation = self._evaluate() if run.processes.is_first else None
-            told = None if evaluation is None else (_figures(evaluation), time.monotonic() - started)
+            evaluations = self._evaluate() if run.processes.is_first else None
+            told = None if evaluations is None else (_figures(evaluations), time.monotonic() - started)
             told = run.processes.from_first(told)
             if told is None:
                 return False
@@ -57,24 +56,23 @@ class EpochEnd:
         if due:
             run.evaluations_without_gain = 0 if is_best else run.evaluations_without_gain + 1
         if run.processes.is_first:
-            self._write(epoch, row, evaluation, figures, is_best=is_best)
+            self._write(epoch, row, evaluations, figures, is_best=is_best)
         run.rows.append(row)
         run.sums = dict.fromkeys(SUMS, 0.0)
         run.save_state()
-        if evaluation is not None:
+        for evaluation in (evaluations or {}).values():
             self._listeners.on_evaluation(evaluation, epoch=epoch)
         self._listeners.on_epoch(row)
         return True
 
-    def _evaluate(self) -> Evaluation | None:
-        """Figures of the averaged network; None if a signal came."""
+    def _evaluate(self) -> dict[str, Evaluation] | None:
+        """The averaged network on each source of a union, or on the one data set, named ""; None if a signal came."""
         run, settings = self._run, self._run.config.eval
         if self._pictures is None:
-            self._pictures = EvaluationSet(run.val_set, run.structure.image_size)
+            self._pictures = SourceSets(run.val_set, run.structure.image_size)
         try:
-            return evaluate(
+            return self._pictures.evaluate(
                 deploy(run.averaged),
-                self._pictures,
                 score_threshold=settings.score_threshold,
                 iou_threshold=settings.iou_threshold,
                 batch_size=settings.batch_size,
@@ -99,13 +97,14 @@ class EpochEnd:
             "images_per_second": round(sums["images"] / seconds, 3),
             "seconds": round(run.seconds, 3),
             **{name: figures.get(name) for name in FIGURES},
+            **{name: value for name, value in figures.items() if name not in FIGURES},
         }
 
     def _write(
         self,
         epoch: int,
         row: dict[str, float | None],
-        evaluation: Evaluation | None,
+        evaluations: Mapping[str, Evaluation] | None,
         figures: Mapping[str, float],
         *,
         is_best: bool,
@@ -119,13 +118,16 @@ class EpochEnd:
             paths.append(folder.kept(epoch))
         run.save_averaged(*paths, metrics=figures)
         write_metrics([*run.rows, row], folder.metrics)
-        if evaluation is not None and run.config.log.curves:
+        if evaluations is not None and run.config.log.curves:
             draw_curves([*run.rows, row], folder.curves)
-        if evaluation is not None and run.config.eval.samples:
-            draw_samples(evaluation, folder.samples / f"epoch_{epoch:04d}.jpg", count=run.config.eval.samples)
+        if run.config.eval.samples:
+            for source, evaluation in (evaluations or {}).items():
+                place = folder.samples / f"epoch_{epoch:04d}{'-' if source else ''}{source}.jpg"
+                draw_samples(evaluation, place, count=run.config.eval.samples)
 
 
-def _figures(evaluation: Evaluation) -> dict[str, float]:
-    """Figures of metrics.csv, without those that nothing was there for."""
-    values: dict[str, Any] = {name: getattr(evaluation.metrics, name) for name in FIGURES}
-    return {name: float(value) for name, value in values.items() if value is not None}
+def _figures(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
+    """Figures of metrics.csv, without those that nothing was there for; of a union those of its sources too."""
+    figures = mean_figures({source: one.metrics.figures() for source, one in evaluations.items()})
+    shown = {name: value for name, value in figures.items() if name in FIGURES or SOURCE_FIGURE.fullmatch(name)}
+    return {name: float(value) for name, value in shown.items() if value is not None}

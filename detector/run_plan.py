@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from maenas.structure import Structure
 from .config import ModelConfig, TrainConfig
 from .data.dataset import Dataset
 from .data.plan import count_iterations
+from .data.sampling_report import sampling_notes
 from .distill import map_shapes
 from .distill_run import teacher_note
 from .distributed import SINGLE, Processes
@@ -54,7 +55,7 @@ def plan_run(config: TrainConfig, structure: Structure, data: DataConfig) -> dic
         "steps_per_epoch": per_epoch,
         "steps": per_epoch * config.train.epochs,
         "optimizer": f"{optimizer.name}, highest learning rate {optimizer.highest_lr(config.train.batch_size):g}",
-        "notes": list(notes),
+        "notes": [*notes, *sampling_notes(train_set, config.sampling)],
     }
 
 
@@ -83,6 +84,8 @@ def data_digest(*datasets: Dataset) -> str:
             digest.update(f"{record.image_id};{record.path.name};{record.size};".encode())
             for values in (record.boxes, record.labels, record.ignored):
                 digest.update(np.ascontiguousarray(values).tobytes())
+        if dataset.union is not None:
+            digest.update(json.dumps([asdict(dataset.union.space), [one.source for one in dataset.images]]).encode())
     return digest.hexdigest()[:12]
 
 
@@ -102,6 +105,7 @@ def checked_data(config: TrainConfig, data: DataConfig, processes: Processes) ->
             f"train.batch_size is {batch}, the images of all processes together; "
             f"expected a multiple of the number of processes, {processes.world_size}"
         )
-    if all(record.ignored.all() for record in val_set.images):
-        raise DataError(f"{val_set.name}: its images ({len(val_set)}) hold no box; there is nothing to evaluate")
+    for one in (val_set,) if val_set.union is None else val_set.union.parts.values():
+        if all(record.ignored.all() for record in one.images):
+            raise DataError(f"{one.name}: its images ({len(one)}) hold no box; there is nothing to evaluate")
     return train_set, val_set

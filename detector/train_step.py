@@ -99,9 +99,11 @@ def _guidance(run: Run, images: Tensor, on_device: Tensor) -> Guidance | None:
 def _portions(batch: Batch, count: int) -> list[tuple[Tensor, Targets]]:
     if count == 1:
         return [(batch.images, batch.targets)]
-    targets = batch.targets
-    parts = (values.chunk(count) for values in (batch.images, targets.boxes, targets.labels, targets.valid))
-    return [(images, Targets(boxes, labels, valid)) for images, boxes, labels, valid in zip(*parts, strict=True)]
+    parts, start = [], 0
+    for images in batch.images.chunk(count):
+        parts.append((images, batch.targets.images(slice(start, start + len(images)))))
+        start += len(images)
+    return parts
 
 
 def _synchronisation(parallel: nn.Module, *, last: bool) -> AbstractContextManager:

@@ -22,11 +22,13 @@ from .config import TrainConfig, changed_fields, is_harmless
 from .criterion import Criterion
 from .data.dataset import Dataset
 from .data.plan import count_iterations
+from .data.sampling_report import count_sources, sampling_notes, sampling_table
 from .distill_run import prepare_distillation, teacher_note
 from .distributed import Processes
 from .ema import ModelEma
 from .errors import TrainingError
 from .fine_tune import frozen_modules, read_weights, transfer_weights
+from .label_rules import LabelRules
 from .learner import Learner
 from .model import Detector
 from .optim import build_optimizer, optimizer_tensors, restore_optimizer
@@ -274,6 +276,11 @@ def prepare_run(
     if config.train.sync_norm:
         processes.synchronise_norms(model, device)
     frozen = frozen_modules(model, config.model.freeze)
+    notes = (*notes, *sampling_notes(train_set, config.sampling))
+    rules = None
+    union = train_set.union
+    if config.loss.partial_labels and union is not None and not union.space.is_complete:
+        rules = LabelRules.of(union.space, channels=model.head.num_logits, device=device)
     criterion = Criterion(
         assigner=ASSIGNERS[config.loss.assigner],
         quality_focal_weight=config.loss.quality_focal,
@@ -282,6 +289,7 @@ def prepare_run(
         # Sums, and losses scaled to outweigh that gradients are averaged: so the least normaliser, 1, means the same
         # for any number of processes. With means it would be 1 for each process.
         mean_over_processes=processes.total,
+        rules=rules,
     )
     taught = prepare_distillation(config, model, num_images=len(train_set), device=device, processes=processes)
     distiller, teacher = (None, None) if taught is None else taught
@@ -328,6 +336,9 @@ def prepare_run(
     if processes.is_first:
         write_text_atomically(folder.config, config.to_yaml())
         save_structure(structure, folder.structure)
+        if union is not None or sampling_notes(train_set, config.sampling):
+            table = sampling_table(count_sources(train_set, config.sampling))
+            write_text_atomically(folder.sampling, table)
     return run
 
 

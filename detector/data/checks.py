@@ -6,7 +6,7 @@ Tensor letters: G boxes of one image.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from .dataset import Dataset, ImageRecord
 from .duplicates import near_pairs, same_groups
 from .findings import SEVERITIES, Finding, Gatherer
 from .image_facts import ImageFacts, gather_facts, is_huge
-from .layout import find_layout
-from .source import order_classes, read_split
+from .layout import Layout, find_layout
+from .source import open_union, order_classes, read_split
 from .statistics import SplitStatistics, describe_split
+from .taxonomy import LabelSpace, similar_names
+from .union import find_union, merge
 
 SCHEMA_VERSION = 1
 
@@ -68,34 +70,60 @@ def check_data(
     """Examine a data set.
 
     Args:
-        path: As `detector.data.source.load_data` takes.
+        path: As `detector.data.source.load_data` takes. The splits of a union are those of its sources, such as
+            `coco/train`, with the classes of the union.
         pixels: Decode every image, to find copies and files that are cut short; else read headers only. Very large
             images are never decoded.
         progress: Called with the number of images done and the number of all.
 
     Raises:
-        DataError: There is no data set, or its data.yaml cannot be read. Everything else becomes a finding.
+        DataError: There is no data set, or its data.yaml cannot be read; or a source of a union is none or its classes
+            do not go with the taxonomy. Everything else becomes a finding.
     """
-    layout = find_layout(path)
     found = Gatherer()
+    union_path = find_union(path)
+    if union_path is None:
+        layout = find_layout(path)
+        names: tuple[str, ...] = ()
+        try:
+            names = order_classes(layout)
+        except DataError as error:
+            found.add("unreadable-split", str(error))
+        data = _read(layout, names, found)
+        marked = dict.fromkeys(data, names)
+    else:
+        union = open_union(union_path)
+        names, data, marked = union.space.class_names, {}, {}
+        for source, (layout, own) in enumerate(zip(union.layouts, union.names, strict=True)):
+            for split, one in _read(layout, own, found).items():
+                place = f"{union.space.source_names[source]}/{split}"
+                data[place] = _in_union(union.space, source, one)
+                marked[place] = tuple(names[label] for label in union.space.labelled(source))
+        for group in similar_names(names):
+            found.add("similar-class", ", ".join(map(repr, group)))
+    for one in data.values():
+        for record in one.images:
+            _check_boxes(record, found)
+    statistics = {split: describe_split(one) for split, one in data.items()}
+    _check_classes(statistics, data, marked, found)
+    _check_files(data, found, pixels=pixels, progress=progress)
+    return DataReport(Path(path), names, statistics, data, found.findings(), pixels)
+
+
+def _read(layout: Layout, names: tuple[str, ...], found: Gatherer) -> dict[str, Dataset]:
+    """The splits that can be read."""
     data: dict[str, Dataset] = {}
-    names: tuple[str, ...] = ()
-    try:
-        names = order_classes(layout)
-    except DataError as error:
-        found.add("unreadable-split", str(error))
     for split, place in layout.splits.items() if names else ():
         try:
             data[split] = read_split(place, names, layout.class_names, found.report)
         except DataError as error:
             found.add("unreadable-split", str(error))
-    for one in data.values():
-        for record in one.images:
-            _check_boxes(record, found)
-    statistics = {split: describe_split(one) for split, one in data.items()}
-    _check_classes(statistics, data, names, found)
-    _check_files(data, found, pixels=pixels, progress=progress)
-    return DataReport(Path(path), names, statistics, data, found.findings(), pixels)
+    return data
+
+
+def _in_union(space: LabelSpace, source: int, part: Dataset) -> Dataset:
+    """A split of one source with the classes of the union; its ids say nothing about their order."""
+    return replace(merge(space, {source: part}, name=part.name), union=None)
 
 
 def _check_boxes(record: ImageRecord, found: Gatherer) -> None:
@@ -123,17 +151,21 @@ def _check_boxes(record: ImageRecord, found: Gatherer) -> None:
 
 
 def _check_classes(
-    statistics: dict[str, SplitStatistics], data: dict[str, Dataset], names: tuple[str, ...], found: Gatherer
+    statistics: dict[str, SplitStatistics],
+    data: dict[str, Dataset],
+    marked: dict[str, tuple[str, ...]],
+    found: Gatherer,
 ) -> None:
-    """Classes against the splits they should be in."""
+    """Classes against the splits they should be in, those of a union against the sources that mark them."""
     for split, counts in statistics.items():
         if not counts.boxes:
             found.add("no-boxes", f"{split} ({counts.name}): {counts.images} images, no box that counts")
-    for split in ("train", "val"):
-        if split in statistics and statistics[split].boxes:
-            for name, count in zip(names, statistics[split].boxes_per_class, strict=True):
-                if not count:
-                    found.add(f"class-not-in-{split}", name)
+    for split, counts in statistics.items():
+        source, _, kind = split.rpartition("/")
+        if kind in ("train", "val") and counts.boxes:
+            for name, count in zip(data[split].class_names, counts.boxes_per_class, strict=True):
+                if not count and name in marked[split]:
+                    found.add(f"class-not-in-{kind}", f"{name} ({source})" if source else name)
     for split, one in data.items():
         used = [
             number for number, count in zip(one.category_ids, statistics[split].boxes_per_class, strict=True) if count
@@ -191,5 +223,6 @@ def _report_copies(groups: list[list[int]], entries: list[tuple[str, ImageRecord
         members = [entries[index] for index in group]
         paths = [record.path for _, record in members]
         text = " = ".join(f"{path} ({split})" for path, (split, _) in zip(paths, members, strict=True))
-        across = len({split for split, _ in members}) > 1
+        # Of a union: training on an image twice is a waste, training on one that measures is a mistake.
+        across = len({split.rpartition("/")[2] for split, _ in members}) > 1
         found.add(f"{code}-across" if across else code, text, *paths)

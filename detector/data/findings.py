@@ -44,6 +44,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     # What is worth knowing.
     "class-not-in-val": ("note", "classes without a box in val; their accuracy stays unknown"),
     "near-image": ("note", "images with a near copy in the same split"),
+    "similar-class": ("note", "class names that differ only in spelling; same_as in the union file makes one of them"),
     "category-order": ("note", "splits whose category ids differ from the label order; classes are matched by name"),
 }
 """Code to severity and what the counted things are."""

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data",
         metavar="DATA",
         nargs="?",
-        help="data.yaml, COCO .json or folder; without it, the installation is examined",
+        help="data.yaml, COCO .json, folder or union file; without it, the installation is examined",
     )
     parser.add_argument(
         "--quick", action="store_true", help="decode no image: headers only, no search for copies and damaged files"

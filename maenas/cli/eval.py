@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from maenas.cli.eval_report import COMPARISON, RECORD, print_comparison, print_evaluation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 HELP = "measure how good models are on an annotated data set"
@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "models", nargs="+", metavar="MODEL", help="checkpoint, exported .onnx or .xml or its folder; several: compared"
     )
-    parser.add_argument("--data", required=True, metavar="PATH", help="data.yaml, COCO .json, or folder of a data set")
+    parser.add_argument(
+        "--data", required=True, metavar="PATH", help="data.yaml, COCO .json, folder of a data set, or union file"
+    )
     parser.add_argument("--split", default="val", choices=["train", "val", "test"], help="default: val")
     how = parser.add_argument_group("how to measure")
     how.add_argument(
@@ -59,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, write eval.json, detections.json and pictures, print tables.
 
     A model's files are written once it is measured, eval.json last; interrupted, those of the models before are whole.
+    A union of data sets is measured source by source, each in a folder of its own.
 
     Raises:
         MaenasError: A model, the data set or an option cannot be used, or a result not be written.
@@ -66,19 +69,25 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from maenas.cli.detector import bundled
+    from maenas.cli.eval_sources import print_sources
 
     dataset = bundled("data.source").load_split(arguments.data, arguments.split)
     out = _out_folder(arguments)
     folders = _model_folders(arguments.models, out)
     measured = []
     for model, folder in zip(arguments.models, folders, strict=True):
-        record, analysis = _measure(model, dataset, arguments)
-        _write(record, analysis, folder, plots=not arguments.no_plots)
+        if dataset.union is None:
+            record, analysis = _measure(model, _opened(model, arguments), dataset, arguments)
+            _write(record, analysis, folder, plots=not arguments.no_plots)
+        else:
+            record, analysis = _measure_sources(model, dataset, folder, arguments), None
         measured.append((record, analysis))
     if len(measured) == 1:
         record, analysis = measured[0]
         if arguments.json:
             print(json.dumps({**record, "out": str(out)}))
+        elif analysis is None:
+            print_sources(record, out)
         else:
             print_evaluation(record, analysis, out, plots=not arguments.no_plots)
         return 0
@@ -91,16 +100,54 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(model: str, dataset: Any, arguments: argparse.Namespace) -> tuple[dict[str, Any], Any]:  # noqa: ANN401
-    """The record of one model, and its analysis."""
-    from maenas.cli.detector import bundled
-    from maenas.cli.models import open_model, progress_bars
-    from maenas.cli.question import parse_image_size
+def _opened(model: str, arguments: argparse.Namespace) -> tuple[Any, bool]:
+    """A predictor, and whether its weights are random."""
+    from maenas.cli.models import open_model
 
-    size = None if arguments.image_size is None else parse_image_size(arguments.image_size)
     predictor, random = open_model(model, runtime=arguments.runtime, device=arguments.device, threads=arguments.threads)
     if random:
         print(f"maenas: warning: {model} holds no trained weights: they are RANDOM", file=sys.stderr)
+    return predictor, random
+
+
+def _measure_sources(
+    model: str,
+    dataset: Any,  # noqa: ANN401
+    folder: Path,
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
+    """Measure a model on each source of a union, write a folder for each and the record of all, and return it."""
+    from maenas.cli.detector import bundled
+    from maenas.cli.eval_sources import sources_record
+
+    opened = _opened(model, arguments)
+    (folder / RECORD).unlink(missing_ok=True)
+    records = {}
+    for truth in bundled("data.union").source_truths(dataset):
+        record, analysis = _measure(model, opened, truth.dataset, arguments, counts_as=truth.counts_as)
+        _write(record, analysis, folder / truth.name, plots=not arguments.no_plots)
+        records[truth.name] = record
+    mean = bundled("evaluate_sources").mean_figures({name: one["metrics"] for name, one in records.items()})
+    merged = sources_record(records, mean, data_name=dataset.name)
+    _write_json(merged, folder / RECORD)
+    return merged
+
+
+def _measure(
+    model: str,
+    opened: tuple[Any, bool],
+    dataset: Any,  # noqa: ANN401
+    arguments: argparse.Namespace,
+    *,
+    counts_as: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[dict[str, Any], Any]:
+    """The record of one model on one data set, and its analysis."""
+    from maenas.cli.detector import bundled
+    from maenas.cli.models import progress_bars
+    from maenas.cli.question import parse_image_size
+
+    predictor, random = opened
+    size = None if arguments.image_size is None else parse_image_size(arguments.image_size)
     with progress_bars() as bars:
         task = bars.add_task(_file_name(model), total=len(dataset))
         evaluation = bundled("evaluate").evaluate(
@@ -113,6 +160,7 @@ def _measure(model: str, dataset: Any, arguments: argparse.Namespace) -> tuple[d
             image_size=size,
             allow_missing=arguments.allow_missing,
             skip_unreadable=arguments.skip_unreadable,
+            counts_as=counts_as,
             progress=lambda done, total: bars.update(task, completed=done, total=total),
         )
     analysis = bundled("evaluation_report").analyse(evaluation)

@@ -31,7 +31,7 @@ def print_comparison(comparison: dict[str, Any], out: Path) -> None:
         cells = []
         for name in names:
             value = row["metrics"][name]
-            cells.append(f"[bold]{_points(value)}[/bold]" if value and value == best[name] else _points(value))
+            cells.append(f"[bold]{as_points(value)}[/bold]" if value and value == best[name] else as_points(value))
         height, width = row["settings"]["image_size"]
         cells += [str(row["settings"]["batch_size"]), f"{row['timing']['median_ms']:.1f}"]
         table.add_row(escape(row["folder"]), row["model"]["runtime"], f"{height}x{width}", *cells)
@@ -64,8 +64,8 @@ def print_evaluation(record: dict[str, Any], analysis: Any, out: Path, *, plots:
         )
     if best is not None:
         screen.print(
-            f"best score threshold {best['score_threshold']:.3f}: precision {_points(best['precision'])}, "
-            f"recall {_points(best['recall'])}, F1 {_points(best['f1'])} at IoU 0.50"
+            f"best score threshold {best['score_threshold']:.3f}: precision {as_points(best['precision'])}, "
+            f"recall {as_points(best['recall'])}, F1 {as_points(best['f1'])} at IoU 0.50"
         )
     for true, found, count in analysis.confusion.most_confused(3):
         screen.print(f"{count} x {true} taken for {found}", markup=False)
@@ -97,10 +97,12 @@ def _overall_table(record: dict[str, Any]) -> Any:  # noqa: ANN401
     table.add_column("objects")
     for heading in ("boxes", "AP", "AP50", "AP75", "AR1", "AR10", "AR100"):
         table.add_column(heading, justify="right")
-    figures = [_points(metrics[name]) for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100")]
+    figures = [as_points(metrics[name]) for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100")]
     table.add_row("all", str(metrics["num_boxes"]), *figures)
     for size, count in metrics["num_boxes_by_size"].items():
-        table.add_row(size, str(count), _points(metrics[f"ap_{size}"]), "", "", "", "", _points(metrics[f"ar_{size}"]))
+        table.add_row(
+            size, str(count), as_points(metrics[f"ap_{size}"]), "", "", "", "", as_points(metrics[f"ar_{size}"])
+        )
     return table
 
 
@@ -124,9 +126,9 @@ def _class_table(record: dict[str, Any], limit: int = 30) -> Any:  # noqa: ANN40
         if best is not None:
             points = [
                 f"{best['score_threshold']:.3f}",
-                *(_points(best[name]) for name in ("precision", "recall", "f1")),
+                *(as_points(best[name]) for name in ("precision", "recall", "f1")),
             ]
-        figures = (_points(entry[name]) for name in ("ap", "ap50", "ap75", "ar100"))
+        figures = (as_points(entry[name]) for name in ("ap", "ap50", "ap75", "ar100"))
         table.add_row(escape(entry["name"]), str(entry["num_boxes"]), str(entry["num_images"]), *figures, *points)
     return table
 
@@ -143,10 +145,10 @@ def _error_table(record: dict[str, Any]) -> Any:  # noqa: ANN401
     table.add_column("AP50", justify="right")
     table.add_column("what it is")
     for share in record["errors"]["kinds"]:
-        table.add_row(share["kind"], str(share["count"]), _points(share["delta_ap50"]), meanings[share["kind"]])
+        table.add_row(share["kind"], str(share["count"]), as_points(share["delta_ap50"]), meanings[share["kind"]])
     return table
 
 
-def _points(value: float | None) -> str:
+def as_points(value: float | None) -> str:
     """A share as AP is written: 41.8 of 100; a dash where nothing was there to be found."""
     return "-" if value is None else f"{100 * value:.1f}"

@@ -12,7 +12,7 @@ EXAMPLE = "maenas show-data data.yaml --progress 1 --out samples.png"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("data", metavar="DATA", help="data.yaml, COCO .json, or folder of a data set")
+    parser.add_argument("data", metavar="DATA", help="data.yaml, COCO .json, folder of a data set, or union file")
     what = parser.add_argument_group("what to show")
     what.add_argument("--split", default="train", metavar="NAME", help="train, val or test (default: train)")
     what.add_argument("--count", type=int, default=16, metavar="N", help="samples (default: 16)")
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     ):
         if not fits:
             raise bundled("errors").ConfigError(f"--{name} is {getattr(arguments, name)}; expected {expected}")
-    settings = _settings(arguments)
+    settings, sampling = _settings(arguments)
     dataset = bundled("data.source").load_split(arguments.data, arguments.split)
     preview = bundled("data.preview")
     if arguments.plain:
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         sada = not arguments.final or settings.sada_in_final_epochs
         moment = bundled("data.pipeline").Moment(arguments.progress, mixing=not arguments.final, sada=sada)
         samples, problems = preview.augmented_samples(
-            dataset, settings, count=arguments.count, seed=arguments.seed, moment=moment
+            dataset, settings, count=arguments.count, seed=arguments.seed, moment=moment, sampling=sampling
         )
     for problem in dict.fromkeys(problems):
         print(f"maenas: warning: {problem}", file=sys.stderr)
@@ -85,24 +85,24 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(arguments: argparse.Namespace) -> Any:  # noqa: ANN401
-    """Augmentation settings of the recipe, with what the command line changes."""
+def _settings(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """Augmentation and sampling settings of the recipe, with what the command line changes."""
     from dataclasses import replace
 
     from maenas.cli.detector import bundled
     from maenas.cli.question import parse_image_size
 
-    settings = bundled("data.settings").AugmentSettings()
+    settings, sampling = bundled("data.settings").AugmentSettings(), bundled("data.sampling").SamplingSettings()
     size = None
     if arguments.recipe or arguments.set:
         config = bundled("config").load_config(arguments.recipe, overrides=arguments.set)
-        settings, size = config.augment, config.model.image_size
+        settings, sampling, size = config.augment, config.sampling, config.model.image_size
     if arguments.image_size is not None:
         size = parse_image_size(arguments.image_size)
     if size is None:
-        return settings
+        return settings, sampling
     try:
-        return replace(settings, image_size=size)
+        return replace(settings, image_size=size), sampling
     except ValueError as error:
         raise bundled("errors").ConfigError(str(error)) from None
 

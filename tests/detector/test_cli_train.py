@@ -16,7 +16,7 @@ pytest.importorskip("cv2")
 
 from training_cases import FAST, tiny_structure, write_rectangles  # noqa: E402
 
-import detector.epoch_end as epoch_end  # noqa: E402
+import detector.evaluate_sources as evaluate_sources  # noqa: E402
 from detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
 from detector.config import load_config  # noqa: E402
 from detector.model import Detector  # noqa: E402
@@ -109,12 +109,12 @@ def test_resuming(maenas, structure, data, recipe, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(*arguments, **options)
 
-    evaluate = epoch_end.evaluate
-    monkeypatch.setattr(epoch_end, "evaluate", stopped)
+    evaluate = evaluate_sources.evaluate
+    monkeypatch.setattr(evaluate_sources, "evaluate", stopped)
     options = ("--data", data, "--recipe", recipe, "--epochs", 2, "--out", "run")
     code, _, err = maenas(structure, *options)
     assert code == 143 and "stopped by SIGTERM; go on with: maenas train --resume --out run" in err
-    monkeypatch.setattr(epoch_end, "evaluate", evaluate)
+    monkeypatch.setattr(evaluate_sources, "evaluate", evaluate)
     code, _, err = maenas("--resume", "--out", "run", "--epochs", 3)
     assert code == 2 and "had other settings (train.epochs: 2 -> 3)" in err
     code, out, err = maenas("--resume", "--out", "run", "--workers", 1)

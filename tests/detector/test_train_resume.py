@@ -20,7 +20,7 @@ pytest.importorskip("cv2")
 
 from training_cases import assert_same_weights, fast_config, rectangles, tiny_structure  # noqa: E402
 
-import detector.epoch_end as epoch_end  # noqa: E402
+import detector.evaluate_sources as evaluate_sources  # noqa: E402
 from detector.callbacks import Callback  # noqa: E402
 from detector.data.source import load_data  # noqa: E402
 from detector.errors import CheckpointError, TrainingError  # noqa: E402
@@ -113,8 +113,8 @@ def test_stopped_inside_an_evaluation(data, whole, tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(predictor, dataset, interrupt=interrupt, **options)
 
-    evaluate = epoch_end.evaluate
-    monkeypatch.setattr(epoch_end, "evaluate", interrupted)
+    evaluate = evaluate_sources.evaluate
+    monkeypatch.setattr(evaluate_sources, "evaluate", interrupted)
     out = tmp_path / "run"
     stopped = train(fast_config(**CONFIG), tiny_structure(), data, out=out)
     assert (stopped.ended_by, stopped.epochs, stopped.iterations) == ("SIGTERM", 1, 6)

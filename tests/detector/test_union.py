@@ -131,7 +131,7 @@ def test_images_may_not_leave_their_source(pets, tmp_path):
     record = coco([(1, "../../secret.png")], [], ((1, "cat"),))
     write_coco(tmp_path / "bad", record, images=False)
     (tmp_path / "secret.png").write_bytes((pets.parent / "pets/images/pets-train-0.png").read_bytes())
-    with pytest.raises(DataError, match="leads out of .*bad; expected a file of the data set"):
+    with pytest.raises(DataError, match=r"leads out of .*bad; expected a file of the data set"):
         load_data(write_union(tmp_path, {"bad": "bad"}))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import yaml
 from data_cases import box, coco, write_coco
+from training_cases import write_rectangles
 
 from detector.data.dataset import Dataset, ImageRecord, Union
 from detector.data.taxonomy import LabelSpace, Taxonomy, unify
@@ -54,3 +56,18 @@ def union_in_memory(space: LabelSpace, images: list[tuple[int, list[int]]]) -> D
     )
     numbers = tuple(range(len(space.class_names)))
     return Dataset("made up", space.class_names, records, numbers, Union(space, {}))
+
+
+def write_colours(folder: Path, marked: dict[str, tuple[str, ...]], **options: int) -> dict[str, Path]:
+    """Data sets of red and blue rectangles, by name: training images are marked for the given colours alone."""
+    written = {}
+    for seed, (name, colours) in enumerate(marked.items()):
+        written[name] = write_rectangles(folder / name, seed=seed, **options)
+        for split in ("train", "val"):
+            path = folder / name / f"{split}.json"
+            content = json.loads(path.read_text())
+            ids = [entry["id"] for entry in content["categories"] if entry["name"] in colours]
+            content["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] in ids]
+            content["categories"] = [entry for entry in content["categories"] if entry["id"] in ids]
+            path.write_text(json.dumps(content))
+    return written
