@@ -1,6 +1,6 @@
 """Predicting from an exported artifact with numpy and one runtime: neither torch nor a training package is needed.
 
-`pip install maenas[onnx]` or `maenas[openvino]` is enough; videos, cameras and streams need OpenCV (`maenas[video]`) too:
+`pip install maenas[onnx]` or `maenas[openvino]` is enough. Videos and cameras need OpenCV (`maenas[video]`) too.
 
     from detector.runtime import load
 
