@@ -15,7 +15,6 @@ from .decode import STRIDES
 from .errors import ExportError
 from .export_graph import Graph, declare
 from .onnx_tail import append_efficient_nms
-from .onnx_trace import BOX_MAPS, CLASS_MAPS
 from .tensorrt_build import EngineOptions, build_engine
 
 
@@ -89,7 +88,7 @@ def _with_plugin(proto: Any, graph: Graph, card: ModelCard) -> tuple[Any, ModelC
     """The graph up to its maps, and TensorRT's plugin in place of the standard operator."""
     onnx = _onnx()
     assert card.nms is not None
-    maps = [*CLASS_MAPS, *BOX_MAPS]
+    maps = [*graph.tail.class_maps, *graph.tail.box_maps]
     made = {name for node in proto.graph.node for name in node.output}
     if not made.issuperset(maps):
         raise ExportError("the graph has lost the names of its maps; expected them, to put the NMS plugin behind them")

@@ -15,11 +15,10 @@ from maenas.extras import require
 
 from .artifact import FORMS, INPUT_NAME, PRECISIONS, ModelCard, NmsSettings, TensorSpec
 from .backbone import Backbone
-from .decode import STRIDES
 from .errors import ExportError
 from .model import Detector
 from .onnx_tail import Tail, append_decoded, append_nms, append_raw
-from .onnx_trace import BOX_MAPS, CLASS_MAPS, trace
+from .onnx_trace import map_names, trace
 from .reparam import is_deployed
 
 OPSETS = (17, 18, 19, 20, 21)
@@ -99,11 +98,10 @@ def check_options(model: Detector, options: ExportOptions) -> None:
         raise ExportError(f"batch_size is {options.batch_size}; expected a whole number, 1 or more")
     if options.opset not in OPSETS:
         raise ExportError(f"opset is {options.opset}; expected one of {', '.join(map(str, OPSETS))}")
-    if model.strides != STRIDES:
-        raise ExportError(f"strides are {model.strides}; expected {STRIDES}")
+    coarsest = model.strides[-1]
     for name, side in zip(("height", "width"), options.image_size or model.image_size, strict=True):
-        if side < STRIDES[-1] or side % STRIDES[-1]:
-            raise ExportError(f"image {name} is {side}; expected a multiple of {STRIDES[-1]}, at least {STRIDES[-1]}")
+        if side < coarsest or side % coarsest:
+            raise ExportError(f"image {name} is {side}; expected a multiple of {coarsest}, at least {coarsest}")
 
 
 def build_graph(
@@ -174,9 +172,11 @@ def _foreign_backbone(model: Detector) -> dict[str, str]:
 
 def _tail(model: Detector, batch: int | None, image_size: tuple[int, int] | None) -> Tail:
     head = model.head
+    class_maps, box_maps = map_names(model.strides)
     return Tail(
-        class_maps=CLASS_MAPS,
-        box_maps=BOX_MAPS,
+        strides=model.strides,
+        class_maps=class_maps,
+        box_maps=box_maps,
         num_classes=head.num_classes,
         has_background=head.num_logits > head.num_classes,
         reg_max=head.reg_max,

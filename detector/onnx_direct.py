@@ -27,7 +27,7 @@ _MAP_AXES = 4
 
 
 class _Maps(nn.Module):
-    """Three class maps, then three box maps; shapes are not checked, because a symbol has none."""
+    """The class maps of all levels, then the box maps; shapes are not checked, because a symbol has none."""
 
     def __init__(self, model: Detector) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def direct_graph(model: Detector, *, input_name: str, output_names: Sequence[str
     Args:
         model: Deployed, in evaluation mode, with box scales of 1.
         input_name: Of the images.
-        output_names: Of the three class maps, then the three box maps.
+        output_names: Of the class maps of all levels, then of the box maps.
         opset: Version of the operator set, 18 or newer.
 
     Raises:

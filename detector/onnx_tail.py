@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from maenas.extras import require
 
 from .artifact import NmsSettings
-from .decode import STRIDES, box_frame
+from .decode import box_frame
 
 SCORE_THRESHOLD = "nms_score_threshold"
 """The initializer that holds the score threshold of the nms form."""
@@ -29,7 +29,8 @@ class Tail:
     """What the tail of a graph must know.
 
     Attributes:
-        class_maps: Names of the class maps (B, channels, H, W) at strides 8, 16, 32.
+        strides: Image pixels per cell of each level.
+        class_maps: Names of the class maps (B, channels, H, W), one per level.
         box_maps: Names of the box maps (B, 4 * (R + 1), H, W).
         num_classes: Class channels to keep; a background channel after them is dropped.
         has_background: Whether there is one.
@@ -38,6 +39,7 @@ class Tail:
         batch: B, or None where it is free.
     """
 
+    strides: tuple[int, ...]
     class_maps: Sequence[str]
     box_maps: Sequence[str]
     num_classes: int
@@ -51,7 +53,7 @@ class Tail:
         """P, or None where the image size is free."""
         if self.image_size is None:
             return None
-        return sum((self.image_size[0] // stride) * (self.image_size[1] // stride) for stride in STRIDES)
+        return sum((self.image_size[0] // stride) * (self.image_size[1] // stride) for stride in self.strides)
 
 
 class _Writer:
@@ -195,7 +197,7 @@ def _decode_boxes(writer: _Writer, tail: Tail, name: str) -> str:
     if tail.image_size is None:
         corners, reach = _free_frame(writer, tail)
     else:
-        starts, extents = box_frame(tail.image_size)
+        starts, extents = box_frame(tail.image_size, tail.strides)
         corners = writer.constant("box_corners", starts, np.float32)
         reach = writer.constant("box_reach", extents, np.float32)
     return writer.add("Add", [writer.add("Mul", [cells, reach], "box_offsets"), corners], name)
@@ -206,7 +208,7 @@ def _free_frame(writer: _Writer, tail: Tail) -> tuple[str, str]:
     zero, one = writer.constant("point_zero", 0), writer.constant("point_one", 1)
     last = writer.constant("point_last", [-1])
     corners, reaches = [], []
-    for stride, source in zip(STRIDES, tail.class_maps, strict=True):
+    for stride, source in zip(tail.strides, tail.class_maps, strict=True):
         prefix = f"p{stride}"
         shape = writer.add("Shape", [source], f"{prefix}_shape", start=2)
         count = writer.add("ReduceProd", [shape], f"{prefix}_count", keepdims=0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,8 +21,10 @@ from .decode import STRIDES
 from .layers import set_kernel
 from .model import Detector
 
-CLASS_MAPS = tuple(f"classes_p{stride}" for stride in STRIDES)
-BOX_MAPS = tuple(f"sides_p{stride}" for stride in STRIDES)
+
+def map_names(strides: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the class maps and of the box maps in a graph, one of each per level."""
+    return tuple(f"classes_p{stride}" for stride in strides), tuple(f"sides_p{stride}" for stride in strides)
 
 
 class _Maps(nn.Module):
@@ -34,7 +36,7 @@ class _Maps(nn.Module):
         self.dtype = dtype
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) to three class maps, then three box maps (B, channels, H, W)."""
+        """(B, 3, H, W) to the class maps of all levels, then the box maps (B, channels, H, W)."""
         maps = self.model.head.forward_maps(self.model.features(images.to(self.dtype)))
         return (*(classes for classes, _ in maps), *(boxes for _, boxes in maps))
 
@@ -50,12 +52,13 @@ def trace(model: Detector, *, batch: int | None, image_size: tuple[int, int] | N
         opset: Version of the operator set.
 
     Returns:
-        A proto with the input `images` and the outputs `CLASS_MAPS`, then `BOX_MAPS`.
+        A proto with the input `images` and the outputs of `map_names`.
     """
     require("onnxscript", extra="onnx", purpose="exporting to ONNX")
     copied = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     fold_scales(copied)
     dtype = torch.float16 if precision == "fp16" else torch.float32
+    classes, boxes = map_names(model.strides)
     height, width = image_size or (2 * STRIDES[-1], 3 * STRIDES[-1])
     example = torch.zeros(2 if batch is None else batch, model.structure.backbone.stem.in_channels, height, width)
     free: dict[int, Any] = {}
@@ -70,7 +73,7 @@ def trace(model: Detector, *, batch: int | None, image_size: tuple[int, int] | N
             (example,),
             dynamo=True,
             input_names=["images"],
-            output_names=[*CLASS_MAPS, *BOX_MAPS],
+            output_names=[*classes, *boxes],
             dynamic_shapes={"images": free} if free else None,
             opset_version=opset,
             verbose=False,

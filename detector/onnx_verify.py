@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from maenas.extras import require
 
 from .artifact import ModelCard, NmsSettings
-from .decode import STRIDES
 from .errors import ExportError
 from .export_reference import Arrays, Reference, largest_difference
 from .nms import select_best
@@ -118,9 +117,7 @@ def _differences(
         if values.shape != expected[name].shape:
             raise ExportError(f"{name} has shape {values.shape} in {runtime}; torch gives {expected[name].shape}")
         if not np.isfinite(values).all():
-            raise ExportError(
-                f"{name} holds numbers that are not finite in {runtime}; expected finite ones"
-            )
+            raise ExportError(f"{name} holds numbers that are not finite in {runtime}; expected finite ones")
         difference = largest_difference(values, expected[name])
         if difference > tolerances[name]:
             raise ExportError(
@@ -213,7 +210,7 @@ def _example_maps(tail: Tail, settings: NmsSettings, shape: tuple[int, ...]) -> 
     """Random maps in which up to 2000 pairs of point and class pass the threshold, many of them of one class."""
     rng = np.random.default_rng([_SEED, *shape])
     batch, _, height, width = shape
-    sizes = [(height // stride, width // stride) for stride in STRIDES]
+    sizes = [(height // stride, width // stride) for stride in tail.strides]
     channels = tail.num_classes + int(tail.has_background)
     pairs = tail.num_classes * sum(rows * columns for rows, columns in sizes)
     threshold = min(max(settings.score_threshold, 1e-3), 1 - 1e-3)

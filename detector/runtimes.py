@@ -189,7 +189,7 @@ class ExportedDetector:
         outputs = self.run(images)
         size = (images.shape[2], images.shape[3])
         if self.card.form == "raw":
-            scores, boxes = decode(outputs["cls_logits"], outputs["box_logits"], size)
+            scores, boxes = decode(outputs["cls_logits"], outputs["box_logits"], size, self.card.structure.strides)
         else:
             scores, boxes = outputs["scores"], outputs["boxes"]
         results = []

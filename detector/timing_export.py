@@ -14,7 +14,7 @@ from maenas.files import write_bytes_atomically
 from .errors import ExportError
 from .model import Detector
 from .onnx_direct import direct_graph
-from .onnx_trace import BOX_MAPS, CLASS_MAPS, fold_scales
+from .onnx_trace import fold_scales, map_names
 from .reparam import is_deployed
 
 OPSET = 18
@@ -43,11 +43,12 @@ def export_for_timing(model: Detector, path: str | Path, *, batch_size: int = 1)
     onnx = require("onnx", extra="onnx", purpose="exporting to ONNX")
     copied = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     fold_scales(copied)
-    proto = direct_graph(copied, input_name="images", output_names=[*CLASS_MAPS, *BOX_MAPS], opset=OPSET)
+    classes, boxes = map_names(model.strides)
+    proto = direct_graph(copied, input_name="images", output_names=[*classes, *boxes], opset=OPSET)
     graph, (height, width), kind = proto.graph, model.image_size, onnx.TensorProto.FLOAT
     shape = [batch_size, model.structure.backbone.stem.in_channels, height, width]
     graph.input.append(onnx.helper.make_tensor_value_info("images", kind, shape))
-    for level, (class_map, box_map, stride) in enumerate(zip(CLASS_MAPS, BOX_MAPS, model.strides, strict=True)):
+    for level, (class_map, box_map, stride) in enumerate(zip(classes, boxes, model.strides, strict=True)):
         name = f"class_probabilities_{level}"
         graph.node.append(onnx.helper.make_node("Sigmoid", [class_map], [name], name=name))
         sizes = {name: model.head.num_logits, box_map: 4 * (model.head.reg_max + 1)}

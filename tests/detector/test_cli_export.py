@@ -152,8 +152,8 @@ def test_several_formats_get_a_folder_each_and_half_precision_on_this_cpu_is_tol
 def test_a_wrong_artifact_is_kept_by_force_only_and_says_so(structure_file, tmp_path, capsys, monkeypatch):
     frame = onnx_tail.box_frame
 
-    def shifted(image_size):
-        corners, reach = frame(image_size)
+    def shifted(image_size, strides):
+        corners, reach = frame(image_size, strides)
         return corners + 4, reach
 
     monkeypatch.setattr(onnx_tail, "box_frame", shifted)

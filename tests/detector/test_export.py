@@ -292,8 +292,8 @@ def test_an_unfused_network_and_another_suffix_are_refused(model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def shifted_frame(image_size):
-    corners, reach = box_frame(image_size)
+def shifted_frame(image_size, strides):
+    corners, reach = box_frame(image_size, strides)
     return corners + np.abs(reach) / 2, reach
 
 

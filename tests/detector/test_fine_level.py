@@ -144,6 +144,49 @@ def test_training_and_prediction(tmp_path):
     assert len(found) == 10 and found.image_size == (50, 70)
 
 
+@pytest.mark.export
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"outputs": "raw"},
+        {"outputs": "decoded", "dynamic_batch": True, "dynamic_size": True},
+        {"outputs": "nms", "score_threshold": 0.3},
+    ],
+    ids=lambda options: options["outputs"],
+)
+def test_exported_files_hold_the_level(options, tmp_path, monkeypatch):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from export_cases import by_score, lively, quick_trace, small_structure
+
+    from detector import export_graph
+    from detector.export import export_onnx
+    from detector.runtimes import load_exported
+
+    monkeypatch.setattr(export_graph, "trace", quick_trace)
+    model = lively(with_fine_level(small_structure()))
+    report = export_onnx(model, tmp_path / "model.onnx", class_names=model.class_names, **options)
+    assert report.checks, "compared with torch before it was written"
+    images = np.random.default_rng(7).uniform(0, 255, (1, 3, 64, 96)).astype(np.float32)
+    asked = {"score_threshold": 0.3, "iou_threshold": 0.7, "max_detections": 100}
+    (found,) = load_exported(report.path, runtime="onnxruntime", threads=1).detect(images, **asked)
+    (wanted,) = model.detect(images, **asked)
+    assert len(wanted) > 5
+    np.testing.assert_allclose(by_score(found), by_score(wanted), atol=0.05)
+
+
+@pytest.mark.export
+def test_the_file_for_timings_has_the_level(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    from detector.timing_export import export_for_timing
+
+    model = deploy(Detector(with_fine_level(tiny_structure())).eval())
+    export_for_timing(model, tmp_path / "net.onnx")
+    outputs = onnx.load(tmp_path / "net.onnx").graph.output
+    sides = [output.type.tensor_type.shape.dim[3].dim_value for output in outputs]
+    assert sides == [16, 16, 8, 8, 4, 4, 2, 2]
+
+
 def test_convert_adds_the_level(tmp_path, capsys):
     assert main(["convert", "structure", "damo-yolo-t", str(tmp_path / "t.json"), "--add-p2"]) == 0
     assert load_structure(tmp_path / "t.json") == with_fine_level(load_published("damo-yolo-t"))

@@ -20,11 +20,11 @@ from network_cases import (  # noqa: E402
 from detector.errors import ExportError  # noqa: E402
 from detector.model import Detector  # noqa: E402
 from detector.onnx_direct import direct_graph  # noqa: E402
-from detector.onnx_trace import BOX_MAPS, CLASS_MAPS, trace  # noqa: E402
+from detector.onnx_trace import map_names, trace  # noqa: E402
 from detector.reparam import deploy  # noqa: E402
 from detector.standardise import random_detector  # noqa: E402
 from detector.timing_export import export_for_timing  # noqa: E402
-from maenas.structure import FAMILIES  # noqa: E402
+from maenas.structure import FAMILIES, with_fine_level  # noqa: E402
 
 pytestmark = pytest.mark.export
 
@@ -60,7 +60,7 @@ def check(structure):
         torch.nn.init.normal_(conv.bias)
     model = deploy(model).requires_grad_(False)
     slow = trace(model, batch=1, image_size=structure.image_size, precision="fp32", opset=18).graph
-    names = [*CLASS_MAPS, *BOX_MAPS]
+    names = [name for names in map_names(model.strides) for name in names]
     fast = direct_graph(model, input_name="images", output_names=names, opset=18).graph
     wanted, found = canonical(slow, names), canonical(fast, names)
     for expected, own in zip(wanted[0], found[0], strict=True):
@@ -86,6 +86,11 @@ def test_gates_equal_torchs_export():
 @pytest.mark.parametrize("name", ["s", "m", "l", "nm", "nl", "n"])
 def test_other_published_models_equal_torchs_export(name):
     check(with_image_size(published(name), 64, 96))
+
+
+@pytest.mark.slow
+def test_a_level_at_stride_4_equals_torchs_export():
+    check(with_fine_level(with_image_size(published("t"), 64, 96)))
 
 
 @pytest.mark.slow
