@@ -19,7 +19,9 @@ from .coco_metrics import CocoMetrics, coco_metrics
 from .data.dataset import Dataset, ImageRecord
 from .errors import CheckpointError, DataError, InputError
 from .evaluation_set import EvaluationSet, Picture, stack, without_classes
+from .images import resize
 from .predict import BATCH_SIZE, Predictor, check_range, input_size
+from .tiling import Tiling, detect_tiled
 from .types import Detections
 
 MAX_DETECTIONS = 500
@@ -35,7 +37,8 @@ class Settings:
         iou_threshold: Of two boxes of one class that overlapped more, the better stayed.
         max_detections: Kept per image, over all classes.
         image_size: (height, width) that images were stretched to.
-        batch_size: Images at once.
+        batch_size: Images at once; of tiles, tiles.
+        tiling: How images were cut into tiles; None: each was looked at whole.
     """
 
     score_threshold: float
@@ -43,6 +46,7 @@ class Settings:
     max_detections: int
     image_size: tuple[int, int]
     batch_size: int
+    tiling: Tiling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ def evaluate(
     allow_missing: bool = False,
     skip_unreadable: bool = False,
     counts_as: Mapping[str, Sequence[str]] | None = None,
+    tiling: Tiling | None = None,
     progress: Callable[[int, int], None] | None = None,
     interrupt: Callable[[], bool] | None = None,
 ) -> Evaluation:
@@ -124,6 +129,7 @@ def evaluate(
         skip_unreadable: Leave out images that cannot be read instead of refusing; they are listed in the result.
         counts_as: Classes of the network with those of the data set that they are kinds of: what is found of them
             counts as these, once where both were found.
+        tiling: Cut images into tiles, as `detector.predict.predict_stream` does; not with an `EvaluationSet`.
         progress: Called with images done and images in all.
         interrupt: Asked before every batch; once it says yes, the evaluation ends with `KeyboardInterrupt`.
 
@@ -144,16 +150,19 @@ def evaluate(
     max_detections = max_detections if own is None else min(max_detections, own.max_detections)
     if isinstance(dataset, EvaluationSet):
         pictures, truth = dataset, dataset.dataset
+        if tiling is not None or dataset.image_size is None:
+            raise InputError("an EvaluationSet holds whole images at one size; expected a data set with tiling")
         size = input_size(predictor, dataset.image_size if image_size is None else image_size)
         if size != tuple(dataset.image_size):
             raise InputError(f"image_size is {size}; expected {dataset.image_size}, that of the evaluation set")
     else:
         size, truth = input_size(predictor, image_size), dataset
-        pictures = EvaluationSet(truth, size, keep_mb=0)
+        pictures = EvaluationSet(truth, size if tiling is None else None, keep_mb=0)
     missing = _check_classes(predictor.class_names, truth, allow_missing=allow_missing)
     measured = without_classes(truth, missing)
     _check_content(measured)
-    settings = Settings(score_threshold, iou_threshold, max_detections, size, predictor.batch_limit or batch_size)
+    batch_size = predictor.batch_limit or batch_size
+    settings = Settings(score_threshold, iou_threshold, max_detections, size, batch_size, tiling)
     classes = ClassMatch.by_name(predictor.class_names, measured.class_names, counts_as or {})
     started = time.perf_counter()
     found, skipped, network_ms = _find(
@@ -217,7 +226,7 @@ def _find(
     skipped: list[str] = []
     network_ms: list[float] = []
     checked = False
-    batches = pictures.batches(settings.batch_size)
+    batches = pictures.batches(settings.batch_size if settings.tiling is None else 1)
     try:
         while True:
             if interrupt is not None and interrupt():
@@ -232,18 +241,11 @@ def _find(
             skipped += problems
             results: Iterator[Detections] = iter(())
             if readable:
-                inputs = stack(readable, predictor.batch_limit)
-                started = time.perf_counter()
-                answers = predictor.detect(
-                    inputs,
-                    score_threshold=settings.score_threshold,
-                    iou_threshold=settings.iou_threshold,
-                    max_detections=settings.max_detections,
-                )
-                spent_ms = 1e3 * (time.perf_counter() - started) / len(inputs)
+                answers, spent_ms = _ask(predictor, readable, settings)
                 network_ms += [spent_ms] * len(readable)
                 if not checked and any(len(entry) == 0 for entry in answers):
                     # A value that is no number is above no threshold: it would pass for a network that finds nothing.
+                    inputs = stack([_at_size(entry, settings.image_size) for entry in readable], predictor.batch_limit)
                     _check_outputs(predictor, inputs, measured.images[len(found)])
                     checked = True
                 results = iter(answers)
@@ -259,6 +261,35 @@ def _find(
     finally:
         batches.close()
     return found, skipped, network_ms
+
+
+def _ask(predictor: Predictor, pictures: Sequence[Picture], settings: Settings) -> tuple[list[Detections], float]:
+    """Detections of pictures in pixels of the input, or of the image where it is cut; milliseconds for each."""
+    options: dict[str, Any] = {
+        "score_threshold": settings.score_threshold,
+        "iou_threshold": settings.iou_threshold,
+        "max_detections": settings.max_detections,
+    }
+    if settings.tiling is None:
+        inputs = stack(pictures, predictor.batch_limit)
+        started = time.perf_counter()
+        answers = predictor.detect(inputs, **options)
+        return answers, 1e3 * (time.perf_counter() - started) / len(inputs)
+    size, batch_size = settings.image_size, settings.batch_size
+    started = time.perf_counter()
+    answers = [
+        detect_tiled(
+            predictor, picture.pixels.transpose(1, 2, 0), settings.tiling, size=size, batch_size=batch_size, **options
+        )
+        for picture in pictures
+    ]
+    return answers, 1e3 * (time.perf_counter() - started) / len(pictures)
+
+
+def _at_size(picture: Picture, size: tuple[int, int]) -> Picture:
+    """Stretched as a network takes it, unless it is already."""
+    pixels = resize(picture.pixels.transpose(1, 2, 0), size).transpose(2, 0, 1)
+    return replace(picture, pixels=pixels)
 
 
 def _in_original(

@@ -39,14 +39,14 @@ class EvaluationSet:
 
     Args:
         dataset: Images and truth.
-        image_size: (height, width) to stretch to, multiples of 32.
+        image_size: (height, width) to stretch to, multiples of 32; None leaves images as they are and keeps none.
         keep_mb: Memory for images in millions of bytes; what does not fit is read again each time.
     """
 
-    def __init__(self, dataset: Dataset, image_size: tuple[int, int], *, keep_mb: float = KEEP_MB) -> None:
+    def __init__(self, dataset: Dataset, image_size: tuple[int, int] | None, *, keep_mb: float = KEEP_MB) -> None:
         self.dataset = dataset
         self.image_size = image_size
-        self._num_kept = int(keep_mb * 1e6 / (3 * image_size[0] * image_size[1]))
+        self._num_kept = 0 if image_size is None else int(keep_mb * 1e6 / (3 * image_size[0] * image_size[1]))
         self._kept: dict[int, Picture] = {}
 
     def batches(self, batch_size: int) -> Generator[list[Picture | str]]:
@@ -79,7 +79,8 @@ class EvaluationSet:
         if record.size is not None and size != tuple(record.size):
             found, stated = (f"{height}x{width}" for height, width in (size, record.size))
             return f"{record.path}: is {found} pixels, height x width; expected {stated}, as {self.dataset.name} says"
-        picture = Picture(np.ascontiguousarray(resize(image, self.image_size).transpose(2, 0, 1)), size)
+        image = image if self.image_size is None else resize(image, self.image_size)
+        picture = Picture(np.ascontiguousarray(image.transpose(2, 0, 1)), size)
         if index < self._num_kept:
             self._kept[index] = picture
         return picture

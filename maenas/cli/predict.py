@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from maenas.cli.predict_output import LINES, Output, Tally, safe_name, terminated_like_interrupted, work_through
+from maenas.cli.tiles import add_tile_arguments, parse_tiling
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,10 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--runtime", choices=["torch", "onnxruntime", "openvino"], help="default: what fits the model")
     how.add_argument("--device", metavar="NAME", help="cpu or cuda; checkpoints and structures only (default: cpu)")
     how.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the runtime's choice)")
-    tiles = parser.add_argument_group("small objects in large images")
-    tiles.add_argument("--tile", metavar="N[xM]", help="cut images into tiles of this height x width in their pixels")
-    tiles.add_argument("--overlap", type=float, metavar="O", help="share that tiles have in common (default: 0.2)")
-    tiles.add_argument("--whole", action="store_true", help="also look at the whole image, for what exceeds a tile")
+    add_tile_arguments(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--out", metavar="DIR", help="folder of the results (default: runs/predict/<source>)")
     output.add_argument("--no-images", action="store_true", help="draw nothing")
@@ -67,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     size = None if arguments.image_size is None else parse_image_size(arguments.image_size)
     if arguments.max_images is not None:
         bundled("predict").check_range("max_images", arguments.max_images, 1, None)
-    tiling = _tiling(arguments)
+    tiling = parse_tiling(arguments)
     source = bundled("sources").open_source(arguments.source)
     out = _out_folder(arguments, source)
     predictor, random = open_model(
@@ -129,22 +127,6 @@ def run(arguments: argparse.Namespace) -> int:
     _write_record(record, out)
     _report(record, tally, output, source, as_json=arguments.json)
     return 0
-
-
-def _tiling(arguments: argparse.Namespace) -> Any:  # noqa: ANN401
-    """How images are cut, or None."""
-    from maenas.cli.detector import bundled
-    from maenas.cli.question import parse_image_size
-
-    if arguments.tile is None:
-        for option, given in (("--overlap", arguments.overlap is not None), ("--whole", arguments.whole)):
-            if given:
-                error: Exception = bundled("errors").InputError(f"{option} is given; expected it with --tile only")
-                raise error
-        return None
-    overlap = {} if arguments.overlap is None else {"overlap": arguments.overlap}
-    tile = parse_image_size(arguments.tile, option="--tile")
-    return bundled("tiling").Tiling(tile, whole=arguments.whole, **overlap)
 
 
 def _out_folder(arguments: argparse.Namespace, source: Any) -> Path:  # noqa: ANN401

@@ -94,6 +94,7 @@ def test_a_checkpoint_on_a_folder(maenas, checkpoint, cells):
         "max_detections": 20,
         "image_size": [64, 96],
         "batch_size": 2,
+        "tiling": None,
     }
     assert written["data"]["categories"][1] == {"id": 7, "name": "dog"} and written["data"]["num_images"] == 5
     assert written["timing"]["device"] == "cpu" and written["timing"]["threads"] >= 1

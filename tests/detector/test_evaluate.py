@@ -16,6 +16,7 @@ from evaluation_cases import NAMES, Seer, dataset, record, write_scenes
 from detector.errors import CheckpointError, DataError, InputError
 from detector.evaluate import _timing, default_thresholds, evaluate
 from detector.evaluation_set import EvaluationSet, without_classes
+from detector.tiling import Tiling
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,31 @@ def test_a_network_with_a_batch_size_of_its_own(scenes):
     result = evaluate(seer, scenes, batch_size=2)
     assert [shape[0] for shape in seer.batches] == [4, 4] and result.metrics.ap == 1
     assert result.settings.batch_size == 4
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_tiles(scenes, whole):
+    # 128 x 192 in tiles of 64 x 96 with an overlap of a fifth: three rows of three; a rectangle may be cut twice.
+    seer = Seer(batch_limit=4)
+    result = evaluate(seer, scenes, tiling=Tiling((64, 96), whole=whole))
+    assert result.metrics.ap == 1 and result.metrics.num_detections == 9
+    assert len(seer.batches) == 5 * 3 and result.settings.tiling == Tiling((64, 96), whole=whole)
+    np.testing.assert_allclose(np.sort(result.detections[2].boxes, axis=0), np.sort(scenes.images[2].boxes, axis=0))
+
+
+def test_tiles_of_networks_that_find_nothing_are_checked(scenes):
+    class Broken(Seer):
+        def detect(self, images, **options):
+            return [entry.select(np.zeros(0, np.int64)) for entry in super().detect(images, **options)]
+
+        def run(self, images):
+            assert images.shape == (1, 3, 64, 96)
+            return {"scores": np.full((1, 4, 3), np.nan, np.float32)}
+
+    with pytest.raises(CheckpointError, match="values that are no numbers"):
+        evaluate(Broken(), scenes, tiling=Tiling((64, 96)))
+    with pytest.raises(InputError, match="expected a data set with tiling"):
+        evaluate(Seer(), EvaluationSet(scenes, (64, 96)), tiling=Tiling((64, 96)))
 
 
 def test_another_image_size(scenes):
