@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,9 @@ from .errors import ExportError
 
 _HEAVY = ("conv", "gemm", "matmul", "matrixmultiply")
 _SET_ASIDE = ("reformat", "noop", "constant", "shapehostto")
+_NAMED = re.compile(r"node_conv|__myl_\w*(conv|gemm|matm)", re.IGNORECASE)
+"""Convolutions by the names that torch's exporter and TensorRT's own compiler give, for layers of another type."""
+
 _PRECISIONS = (
     ("int8", "int8"),
     ("fp8", "fp8"),
@@ -48,8 +52,9 @@ def _is_heavy(layer: Mapping[str, Any]) -> bool:
     kind = str(layer.get("LayerType", "")).lower()
     if any(word in kind for word in _SET_ASIDE):
         return False
-    told = " ".join([kind, str(layer["Name"]), str(layer.get("Metadata", ""))]).lower()
-    return any(word in told for word in _HEAVY)
+    if any(word in kind for word in _HEAVY):
+        return True
+    return bool(_NAMED.search(f"{layer['Name']} {layer.get('Metadata', '')}"))
 
 
 def _precision(layer: Mapping[str, Any]) -> str:
