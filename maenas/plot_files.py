@@ -6,13 +6,13 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from maenas.errors import PlotError
+from maenas.plot_facts import EVALUATED, TIMED, TRAINED, EvaluationFact, RunFacts, SearchFact, TimingFact
 from maenas.records import shown
 from maenas.structure import Structure, load_structure, structure_from_dict
 
@@ -20,110 +20,6 @@ MAX_FILE_BYTES = 5_000_000
 MAX_FILES = 2_000
 MAX_FOLDERS = 20_000
 COCO_IMAGES = 5_000
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationFact:
-    """AP of one file of weights on some images.
-
-    Attributes:
-        digest: Of the structure.
-        sha256: Of the evaluated file, or empty.
-        ap: In percent.
-        data: Name and identity of the images.
-        of_training: Whether training measured it; an evaluation of its own counts more.
-        note: What to know before trusting it.
-        source: The file that says so.
-    """
-
-    digest: str
-    sha256: str
-    ap: float
-    data: str
-    of_training: bool
-    note: str
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class TimingFact:
-    """Time of one exported file in one runtime.
-
-    Attributes:
-        digest: Of the structure.
-        sha256: Of the timed file.
-        form: `raw`, `decoded` or `nms`.
-        ms: Median.
-        low_ms: 25th percentile.
-        high_ms: 90th percentile.
-        device: Processor.
-        runtime: Backend's name.
-        runtime_version: Its version.
-        precision: Such as `fp32` or `int8`.
-        batch: Images per run.
-        threads: CPU threads.
-        note: What to know before trusting it.
-        source: The file that says so.
-    """
-
-    digest: str
-    sha256: str
-    form: str
-    ms: float
-    low_ms: float
-    high_ms: float
-    device: str
-    runtime: str
-    runtime_version: str
-    precision: str
-    batch: int
-    threads: int
-    note: str
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class SearchFact:
-    """Latency that a search gave to its answer, from a table or measured in its course.
-
-    Attributes:
-        digest: Of the structure.
-        table: Name of the latency table.
-        table_hash: Of the table.
-        provenance: `measured`, `calibrated` or `imported`: the table's.
-        ms: Predicted.
-        sigma_ms: One standard deviation.
-        measured_ms: Measured by the search, or None.
-        source: The file that says so.
-    """
-
-    digest: str
-    table: str
-    table_hash: str
-    provenance: str
-    ms: float
-    sigma_ms: float
-    measured_ms: float | None
-    source: str
-
-
-@dataclass(slots=True)
-class RunFacts:
-    """Everything that was found.
-
-    Attributes:
-        structures: By digest.
-        evaluations: In the order of the files.
-        timings: In the order of the files.
-        searches: In the order of the files.
-        notes: What was left out, and why.
-    """
-
-    structures: dict[str, Structure] = field(default_factory=dict)
-    evaluations: list[EvaluationFact] = field(default_factory=list)
-    timings: list[TimingFact] = field(default_factory=list)
-    searches: list[SearchFact] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def read_runs(paths: list[Path]) -> RunFacts:
@@ -229,7 +125,7 @@ def _read_evaluation(content: Mapping[str, Any], path: Path, facts: RunFacts) ->
             sha256=model["sha256"] if isinstance(model.get("sha256"), str) else "",
             ap=100.0 * _real(metrics, "ap", f"{path}: metrics", low=0.0, high=1.0),
             data=_data_name(data, path),
-            of_training=False,
+            rank=EVALUATED,
             note=note,
             source=str(path),
         )
@@ -237,11 +133,12 @@ def _read_evaluation(content: Mapping[str, Any], path: Path, facts: RunFacts) ->
 
 
 def _data_name(data: Mapping[str, Any], path: Path) -> str:
-    """What identifies the images of an evaluation."""
+    """What identifies the images of an evaluation; the digest is that of their annotations."""
     name, split = _text(data, "name", f"{path}: data"), _text(data, "split", f"{path}: data")
     if name.endswith("instances_val2017.json") and data.get("num_images") == COCO_IMAGES:
         return "COCO val2017"
-    return f"{name} ({split}, {_text(data, 'digest', f'{path}: data')})"
+    short = name.partition("/annotations/")[0]
+    return f"{short} ({split}, {_text(data, 'digest', f'{path}: data')})"
 
 
 def _read_training(content: Mapping[str, Any], path: Path, facts: RunFacts) -> None:
@@ -259,7 +156,7 @@ def _read_training(content: Mapping[str, Any], path: Path, facts: RunFacts) -> N
             sha256="",
             ap=100.0 * _real(best, "ap", f"{path}: best", low=0.0, high=1.0),
             data=f"{_training_data(config_file)} (val, as training measures it)",
-            of_training=True,
+            rank=TRAINED,
             note="best epoch of the training run",
             source=str(path),
         )
@@ -286,6 +183,8 @@ def _read_benchmark(content: Mapping[str, Any], path: Path, facts: RunFacts) -> 
         if line.get("digest") is None:
             facts.notes.append(f"{place}: is no export of ours; add its figures with --points")
             continue
+        if line.get("ap") is not None:
+            facts.evaluations.append(_benchmark_ap(content, line, place))
         facts.timings.append(
             TimingFact(
                 digest=_text(line, "digest", place),
@@ -304,6 +203,27 @@ def _read_benchmark(content: Mapping[str, Any], path: Path, facts: RunFacts) -> 
                 source=str(path),
             )
         )
+
+
+def _benchmark_ap(content: Mapping[str, Any], line: Mapping[str, Any], place: str) -> EvaluationFact:
+    """AP that a benchmark measured beside the time of a file."""
+    path = Path(place.partition(": lines[")[0])
+    conditions = content.get("conditions")
+    data = conditions.get("data") if isinstance(conditions, dict) else None
+    if not isinstance(data, dict):
+        raise PlotError(f"{path}: conditions.data is {shown(data)}; expected an object where a line has an AP")
+    where = f"{path}: conditions.data"
+    known = "name" in data and "digest" in data
+    name = f"{_text(data, 'source', where)} ({_text(data, 'split', where)})"
+    return EvaluationFact(
+        digest=_text(line, "digest", place),
+        sha256=_text(line, "sha256", place),
+        ap=100.0 * _real(line, "ap", place, low=0.0, high=1.0),
+        data=_data_name(data, path) if known else name,
+        rank=TIMED,
+        note="",
+        source=str(path),
+    )
 
 
 def _read_search(content: Mapping[str, Any], path: Path, facts: RunFacts) -> None:

@@ -46,6 +46,7 @@ fieldset label {{ margin-right: 1rem; white-space: nowrap; }}
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: 12px; }}
 th, td {{ text-align: left; padding: .2rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top; }}
+td:nth-child(-n+2) {{ white-space: nowrap; }}
 td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
 tr.lit {{ background: #fff3cd; }}
 .notes {{ color: #555; }}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,6 @@ def draw(
     groups: Sequence[Group],
     *,
     title: str = "",
-    notes: Sequence[str] = (),
     labels: str = "auto",
     logarithmic: bool = False,
 ) -> Drawn:
@@ -61,7 +61,6 @@ def draw(
     Args:
         groups: Of `maenas.plot_points.grouped`; several are marked as unlike.
         title: Above the picture.
-        notes: Lines below it.
         labels: Which points are named: one of LABELS.
         logarithmic: Draw latency on a logarithmic axis.
     """
@@ -81,7 +80,7 @@ def draw(
     for number, point in enumerate(points):
         _draw_point(axes, point, styles[curve_key(point, groups)], number)
     _draw_legend(axes, groups, styles, fronts=bool(fronts))
-    _add_notes(figure, [*mark_notes(groups), *notes])
+    _add_notes(figure, mark_notes(groups))
     # Fixes the layout, without which no pixel is where it will be.
     canvas.draw()  # type: ignore[no-untyped-call]
     figure.set_layout_engine("none")
@@ -125,7 +124,8 @@ def _set_axes(axes: Axes, groups: Sequence[Group], *, title: str, logarithmic: b
     else:
         axes.set_ylim(0.0, 1.0)
         axes.set_yticks([])
-    data = next((point.data for point in rated), "")
+    # The digest of the annotations is in the CSV.
+    data = re.sub(r", [0-9a-f]{16}\)$", ")", next((point.data for point in rated), ""))
     how = str(groups[0].conditions) if len(groups) == 1 else f"MIXED: {len(groups)} unlike ways of measuring"
     axes.set_xlabel(f"latency [ms]\n{how}", fontsize=9, parse_math=False)
     axes.set_ylabel(f"AP on {data} [%]" if data else "no AP", fontsize=9, parse_math=False)

@@ -11,8 +11,8 @@ from maenas.errors import PlotError
 from maenas.frontier import FrontierRow
 from maenas.published import load_published
 
-STATUSES = ("measured", "predicted", "published")
-OWN_SERIES = "maenas"
+OWN = "maenas"
+"""Name of our own curves, and of who measured them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Conditions:
     def __str__(self) -> str:
         threads = "" if self.threads is None else f", {self.threads} thread{'s' * (self.threads != 1)}"
         nms = {"yes": "with NMS", "no": "no NMS"}.get(self.nms, "NMS not stated")
-        who = "" if self.measured_by == self.protocol else f" by {self.measured_by}"
+        who = "" if self.measured_by in (OWN, self.protocol) else f" by {self.measured_by}"
         how = f"{self.device}, {self.runtime}, {self.precision}, batch {self.batch}{threads}, {nms}"
         return f"{how} ({self.protocol}{who})"
 
@@ -58,7 +58,7 @@ class Point:
         latency_ms: Milliseconds per run.
         latency_low_ms: Lower end of its bar.
         latency_high_ms: Upper end of its bar.
-        latency_status: One of STATUSES.
+        latency_status: `measured`, `predicted` or `published`.
         conditions: How the latency was measured.
         ap: Average precision in percent; None where nobody has measured it.
         ap_low: Lowest of several evaluations.

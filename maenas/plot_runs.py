@@ -13,16 +13,15 @@ from maenas.latency.predict import predict
 from maenas.latency.table import LatencyTable, load_table
 from maenas.lowering.costs import num_flops, num_params
 from maenas.lowering.detector import lower
-from maenas.plot_files import EvaluationFact, RunFacts, SearchFact, TimingFact, read_runs
-from maenas.plot_points import OWN_SERIES, Conditions, Point, row_conditions
+from maenas.plot_facts import EvaluationFact, RunFacts, SearchFact, TimingFact
+from maenas.plot_files import read_runs
+from maenas.plot_points import OWN, Conditions, Point, row_conditions
 from maenas.published import PUBLISHED, load_published
 from maenas.structure import Structure
 
 RUNTIME_NAMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "torch": "PyTorch"}
 LABORATORIES = {"t4-tensorrt-fp16": "damo-paper-t4", "intel8163-openvino": "damo-paper-8163"}
 """Calibrated tables and the protocols they predict: what the same people would have measured."""
-
-_OWN = "maenas"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def run_points(
 
     Raises:
         PlotError: As `read_runs`.
-        LatencyTableError: An unknown table, or one that lacks operators of a structure.
+        LatencyTableError: An unknown table. One that lacks operators of a structure is a note.
     """
     names = [name for name in runs if name.lower() in PUBLISHED and not Path(name).exists()]
     facts = read_runs([Path(run) for run in runs if run not in names])
@@ -95,7 +94,6 @@ def _points_of(
     structure = facts.structures.get(digest)
     latencies = _latencies(digest, structure, facts, tables, frontier)
     evaluations = [fact for fact in facts.evaluations if fact.digest == digest]
-    evaluations = [fact for fact in evaluations if not fact.of_training] or evaluations
     if not latencies:
         what = "an AP but no latency" if evaluations else "neither AP nor latency"
         facts.notes.append(
@@ -132,8 +130,12 @@ def _latencies(
         if structure is None:
             facts.notes.append(f"structure {digest}: is not in any of the runs; --predict {table.name} needs it")
             continue
-        latency = _priced(structure, table, frontier)
-        predicted[latency.conditions] = latency
+        try:
+            latency = _priced(structure, table, frontier)
+        except LatencyTableError as error:
+            facts.notes.append(f"structure {digest}: has no prediction; {error}")
+        else:
+            predicted[latency.conditions] = latency
     return [*measured.values(), *(latency for how, latency in predicted.items() if how not in measured)]
 
 
@@ -149,7 +151,7 @@ def _benchmarked(timings: Sequence[TimingFact]) -> dict[Conditions, _Latency]:
             threads=fact.threads,
             nms="yes" if fact.form == "nms" else "no",
             protocol="maenas benchmark",
-            measured_by=_OWN,
+            measured_by=OWN,
         )
         found.setdefault(conditions, []).append(fact)
     latencies = {}
@@ -174,7 +176,7 @@ def _searched(fact: SearchFact, frontier: Sequence[FrontierRow], notes: list[str
         table = load_table(fact.table)
     except LatencyTableError:
         # Made on another machine; its name is all that is known.
-        conditions = Conditions(fact.table, "unspecified", "unspecified", 1, None, "no", "maenas search", _OWN)
+        conditions = Conditions(fact.table, "unspecified", "unspecified", 1, None, "no", "maenas search", OWN)
     else:
         conditions = table_conditions(table, frontier)
         if table.table_hash != fact.table_hash:
@@ -222,7 +224,7 @@ def table_conditions(table: LatencyTable, frontier: Sequence[FrontierRow]) -> Co
         threads=table.threads,
         nms="no",
         protocol="maenas benchmark" if table.provenance == "measured" else f"table {table.name}",
-        measured_by=_OWN,
+        measured_by=OWN,
     )
 
 
@@ -241,8 +243,10 @@ def _accuracies(
     else:
         fitting = same_file or [fact for fact in evaluations if fact.sha256 not in quantised]
     by_data: dict[str, list[EvaluationFact]] = {}
+    best = min((fact.rank for fact in fitting), default=0)
     for fact in fitting:
-        by_data.setdefault(fact.data, []).append(fact)
+        if fact.rank == best:
+            by_data.setdefault(fact.data, []).append(fact)
     if by_data:
         return [_evaluated(facts) for facts in by_data.values()]
     if evaluations:
@@ -294,7 +298,7 @@ def _point(digest: str, structure: Structure | None, latency: _Latency, accuracy
     size = "" if structure is None else f"{structure.image_size[0]}x{structure.image_size[1]}"
     return Point(
         label=name + accuracy.mark,
-        series=OWN_SERIES + accuracy.mark,
+        series=OWN + accuracy.mark,
         own=True,
         latency_ms=latency.ms,
         latency_low_ms=min(latency.low_ms, latency.ms),

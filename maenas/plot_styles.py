@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maenas.plot_points import OWN_SERIES, Group, Point
+from maenas.plot_points import OWN, Group, Point
 
 OWN_COLOUR = "#D55E00"
 COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00")
@@ -74,7 +74,7 @@ def styles_of(groups: Sequence[Group]) -> dict[tuple[str, int], Style]:
             mixed, gid = len(groups) > 1, f"c{len(styles)}"
             if point.own:
                 mark = MARKS[place % len(MARKS)] if mixed else OWN_MARK
-                styles[key] = Style(OWN_COLOUR, mark, _DASHES[point.series != OWN_SERIES], True, gid)
+                styles[key] = Style(OWN_COLOUR, mark, _DASHES[point.series != OWN], True, gid)
             else:
                 number = numbers.setdefault(point.series, len(numbers))
                 mark = MARKS[(place if mixed else number) % len(MARKS)]
@@ -110,7 +110,7 @@ def curve_name(key: tuple[str, int], groups: Sequence[Group]) -> str:
 
 def _laboratory(group: Group) -> str:
     how = group.conditions
-    return how.protocol if how.measured_by in ("maenas", how.protocol) else f"{how.protocol}, {how.measured_by}"
+    return how.protocol if how.measured_by in (OWN, how.protocol) else f"{how.protocol}, {how.measured_by}"
 
 
 def mark_notes(groups: Sequence[Group]) -> list[str]:

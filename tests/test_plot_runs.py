@@ -121,6 +121,23 @@ def test_coco_is_known_by_its_annotations(tmp_path):
     assert point.data == "COCO val2017"
 
 
+def test_a_benchmark_that_measured_accuracy_too(tmp_path):
+    one = small()
+    content = benchmark(line(one, 5.0, ap=0.38), line(one, 3.0, ap=0.36, precision="int8", sha256="c" * 64))
+    content["conditions"] = {"data": {"source": "cells/data.yaml", "split": "val"}}
+    write_json(tmp_path / "bench.json", content)
+    points, _ = points_of(tmp_path)
+    assert {point.conditions.precision: point.ap for point in points} == {"fp32": 38.0, "int8": 36.0}
+    assert {point.data for point in points} == {"cells/data.yaml (val)"}
+    # Where the benchmark knows the annotations, its AP is comparable with evaluations.
+    content["conditions"]["data"] |= DATA
+    write_json(tmp_path / "bench.json", content)
+    write_json(tmp_path / "eval.json", evaluation(one, 0.4, model={"sha256": "b" * 64}))
+    points, _ = points_of(tmp_path)
+    assert {point.conditions.precision: point.ap for point in points} == {"fp32": 40.0, "int8": 36.0}
+    assert {point.data for point in points} == {"cells (val, 8fb71c1f3ca334f6)"}
+
+
 def test_the_runners_up_of_a_search_are_no_results(tmp_path):
     write_json(tmp_path / "search.json", search(small(3)))
     write_json(tmp_path / "shortlist" / "02-abc.json", small(4).to_dict())
@@ -151,6 +168,13 @@ def test_a_published_network_is_priced_and_has_its_published_accuracy():
         assert point.conditions.protocol == "damo-paper-t4"
 
 
+@pytest.mark.skipif(not has_table("epyc-openvino-1t"), reason="the EPYC table is not in this checkout")
+def test_a_table_that_lacks_operators_is_named(tmp_path):
+    write_structure(tmp_path / "run", small())
+    points, notes = points_of(tmp_path / "run", tables=["epyc-openvino-1t"])
+    assert points == [] and "has no prediction; table epyc-openvino-1t lacks 3 operators" in notes[0]
+
+
 def test_users_points_lend_their_accuracy_by_the_digest(tmp_path):
     ns = load_published("damo-yolo-ns")
     write_json(tmp_path / "bench.json", benchmark(line(ns, 5.0)))
@@ -169,6 +193,7 @@ def test_users_points_lend_their_accuracy_by_the_digest(tmp_path):
         (benchmark(line(small(), 5.0, threads=True)), r"lines\[0\].threads is true; expected a whole number"),
         ({"lines": [3], "host": {}}, r"lines\[0\] is 3; expected an object"),
         (search(small(), latency_ms="5"), r'run.json.latency_ms is "5"; expected a number'),
+        (benchmark(line(small(), 5.0, ap=0.4)), r"run.json: conditions.data is null; expected an object"),
         ({"structure": {}, "class_names": []}, r"run.json: structure: schema_version is null"),
         ({"backbone": 1, "neck": 2}, r"run.json: schema_version is null; expected 1"),
         ([1], "holds nothing to plot"),
