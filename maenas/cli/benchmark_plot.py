@@ -70,8 +70,8 @@ def _draw_times(
         seen.add(kind)
     names = [f"{label}  ({_load(row)})" for row, label in zip(rows, labels, strict=True)]
     axes.set_yticks(range(len(rows)), names, fontsize=7)
-    axes.invert_yaxis()
     axes.margins(x=0.12)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.set_xlabel("ms per run: bar p50, line p90, tick p99", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
@@ -87,15 +87,18 @@ def _load(row: Mapping[str, Any]) -> str:
 
 def _draw_ap(axes: Axes, rows: Sequence[Mapping[str, Any]], labels: Sequence[str], colours: Mapping[str, str]) -> None:
     """One point for every line that has an AP; marks tell the models apart, colours the runtimes."""
-    names = list(dict.fromkeys(labels))
+    names = list(dict.fromkeys(label for row, label in zip(rows, labels, strict=True) if row["ap"] is not None))
     for row, label in zip(rows, labels, strict=True):
         if row["ap"] is not None:
             per_image = row["p50_ms"] / row["batch"]
             mark = _MARKS[names.index(label) % len(_MARKS)]
             axes.plot([per_image], [100 * row["ap"]], mark, color=colours[_kind(row)], markersize=7, alpha=0.85)
+            short = f"{row['threads']}t" + ("" if row["batch"] == 1 else f" b{row['batch']}")
+            point = (per_image, 100 * row["ap"])
+            axes.annotate(short, point, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=6)
     for place, name in enumerate(names):
         axes.plot([], [], _MARKS[place % len(_MARKS)], color="grey", label=name)
-    axes.set_xlabel("ms per image (p50)", fontsize=8)
+    axes.set_xlabel("ms per image (p50); t: threads, b: images at once", fontsize=8)
     axes.set_ylabel("AP", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.margins(0.12)

@@ -13,7 +13,8 @@ def open_model(source: str, *, runtime: str | None, device: str | None, threads:
     """Whatever finds objects, and whether its weights are random.
 
     Args:
-        source: A checkpoint, an exported file or its folder, a structure file, or the name of a published network.
+        source: A checkpoint, an exported file, its card or its folder, a structure file, or the name of a published
+            network.
         runtime: By default what fits the source.
         device: Of torch.
         threads: CPU threads; by default the runtime's choice.
@@ -27,6 +28,10 @@ def open_model(source: str, *, runtime: str | None, device: str | None, threads:
     from maenas.published import resolve_structure
 
     path = Path(source)
+    if path.suffix.lower() == ".json":
+        # The card of an export lies beside the file that it is about.
+        exported = (path.with_suffix(suffix) for suffix in bundled("load").EXPORTED)
+        path = next((file for file in exported if file.exists()), path)
     # A bare word is a published network, unless the folder of an export has that name.
     random = path.suffix.lower() == ".json" or (not path.suffix and not path.exists())
     model = resolve_structure(source) if random else path

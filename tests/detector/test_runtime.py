@@ -167,6 +167,16 @@ def test_one_extra_alone_predicts(artifacts, name, tmp_path):
     assert len(json.loads(found.stdout)["detections"]) == len(record["labels"])
 
 
+def test_the_command_line_takes_a_card_too(artifacts, tmp_path, monkeypatch, capsys):
+    from maenas.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    words = ["predict", artifacts / "onnx" / "model.json", artifacts / "photo.png", "--json", "--score", SCORE]
+    assert main([str(word) for word in words]) == 0
+    found = json.loads(capsys.readouterr().out)["detections"]
+    assert len(found) == len(load(artifacts / "onnx").predict(artifacts / "photo.png", score_threshold=SCORE)) > 3
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_missing_runtime_names_the_extra(artifacts, name, monkeypatch):
     monkeypatch.setitem(sys.modules, READERS[name], None)
