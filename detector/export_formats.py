@@ -50,7 +50,7 @@ def _write_onnx(
 ) -> ModelCard:
     onnx = _onnx()
     proto = onnx.ModelProto()
-    proto.CopyFrom(graph.proto if quantised is None else onnx.load(str(quantised)))
+    proto.CopyFrom(graph.proto if quantised is None else _load_quantised(quantised))
     onnx.helper.set_model_props(proto, _metadata(card))
     path.write_bytes(proto.SerializeToString())
     return card
@@ -74,14 +74,35 @@ def _write_openvino(
 def _write_tensorrt(
     graph: Graph, card: ModelCard, path: Path, engine: EngineOptions | None, quantised: Path | None
 ) -> ModelCard:
-    onnx = _onnx()
-    proto = graph.proto if quantised is None else onnx.load(str(quantised))
+    proto = graph.proto if quantised is None else _load_quantised(quantised)
     options = engine or EngineOptions()
     if card.nms is not None and options.suppression == "plugin":
         proto, card = _with_plugin(proto, graph, card)
     plan, facts = build_engine(proto.SerializeToString(), card, options=options)
     path.write_bytes(plan)
     return replace(card, engine=facts, versions={**card.versions, "tensorrt": facts.tensorrt})
+
+
+def _load_quantised(path: Path) -> Any:  # noqa: ANN401
+    """A quantiser's graph with its nodes in an order of execution, which the format demands and quantisers forget."""
+    proto = _onnx().load(str(path))
+    graph = proto.graph
+    known = {"", *(tensor.name for tensor in graph.initializer), *(value.name for value in graph.input)}
+    waiting, ordered = list(graph.node), []
+    while waiting:
+        left = []
+        for node in waiting:
+            if known.issuperset(node.input):
+                known.update(node.output)
+                ordered.append(node)
+            else:
+                left.append(node)
+        if len(left) == len(waiting):
+            raise ExportError(f"{path.name}: {left[0].name} reads tensors that no node makes; expected a whole graph")
+        waiting = left
+    del graph.node[:]
+    graph.node.extend(ordered)
+    return proto
 
 
 def _with_plugin(proto: Any, graph: Graph, card: ModelCard) -> tuple[Any, ModelCard]:  # noqa: ANN401
