@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from maenas.plot_labels import place_labels
-from maenas.plot_points import Group, Point
+from maenas.plot_points import Group, Point, pareto_front
 from maenas.plot_styles import (
     OWN_MARK,
     Curve,
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 LABELS = ("auto", "all", "front", "none")
 MANY_POINTS = 45
-"""Above it, `auto` names only what is ours or on a front."""
+"""Above it, `auto` names only what is ours or on the front of everything."""
+
+MANY_CURVES = 13
+"""Above it, the legend would cover points and stands beside them."""
 
 _FRONT = "#8a8a8a"
 
@@ -67,10 +70,11 @@ def draw(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.4, 5.4), dpi=200, layout="constrained")
+    styles = styles_of(groups)
+    many = len(styles) > MANY_CURVES
+    figure = Figure(figsize=(11.4 if many else 8.4, 5.4), dpi=200, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    styles = styles_of(groups)
     points = tuple(point for group in groups for point in group.points)
     _set_axes(axes, groups, title=title, logarithmic=logarithmic)
     fronts = [group for group in groups if _shows_front(group, mixed=len(groups) > 1)]
@@ -79,12 +83,12 @@ def draw(
     lines = _drawcurves_of(axes, groups, styles)
     for number, point in enumerate(points):
         _draw_point(axes, point, styles[curve_key(point, groups)], number)
-    _draw_legend(axes, groups, styles, fronts=bool(fronts))
+    _draw_legend(axes, groups, styles, fronts=bool(fronts), outside=many)
     _add_notes(figure, mark_notes(groups))
     # Fixes the layout, without which no pixel is where it will be.
     canvas.draw()  # type: ignore[no-untyped-call]
     figure.set_layout_engine("none")
-    _name_points(axes, _named(points, groups, labels), points, lines)
+    _name_points(axes, _named(points, labels), points, lines)
     return Drawn(figure, points, curves_of(points, groups, styles))
 
 
@@ -200,7 +204,9 @@ def _draw_point(axes: Axes, point: Point, style: Style, number: int) -> None:
         part.set_gid(f"b{number}-{index}")
 
 
-def _draw_legend(axes: Axes, groups: Sequence[Group], styles: dict[tuple[str, int], Style], *, fronts: bool) -> None:
+def _draw_legend(
+    axes: Axes, groups: Sequence[Group], styles: dict[tuple[str, int], Style], *, fronts: bool, outside: bool
+) -> None:
     from matplotlib.lines import Line2D
 
     handles: list[Line2D] = []
@@ -222,7 +228,14 @@ def _draw_legend(axes: Axes, groups: Sequence[Group], styles: dict[tuple[str, in
     if fronts:
         handles.append(Line2D([], [], color=_FRONT, lw=4, alpha=0.3))
         names.append("front of what was measured")
-    legend = axes.legend(handles, names, loc="best", fontsize=7, framealpha=0.9, edgecolor="#dddddd", handlelength=2.6)
+    if outside:
+        legend = axes.figure.legend(
+            handles, names, loc="outside right upper", fontsize=7, frameon=False, handlelength=2.6
+        )
+    else:
+        legend = axes.legend(
+            handles, names, loc="best", fontsize=7, framealpha=0.9, edgecolor="#dddddd", handlelength=2.6
+        )
     for text in legend.get_texts():
         text.set_parse_math(False)
 
@@ -231,11 +244,13 @@ def _add_notes(figure: Figure, notes: Sequence[str]) -> None:
     import textwrap
 
     if notes:
-        text = "\n".join(line for note in [" ".join(notes)] for line in textwrap.wrap(note, 172))
+        text = "\n".join(
+            line for note in [" ".join(notes)] for line in textwrap.wrap(note, round(20 * figure.get_figwidth()))
+        )
         figure.supxlabel(text, fontsize=6.5, color="#444444", x=0.01, ha="left", parse_math=False)
 
 
-def _named(points: Sequence[Point], groups: Sequence[Group], labels: str) -> list[int]:
+def _named(points: Sequence[Point], labels: str) -> list[int]:
     """Which points get their names."""
     if labels == "none":
         return []
@@ -244,7 +259,7 @@ def _named(points: Sequence[Point], groups: Sequence[Group], labels: str) -> lis
     twins = {number for number, point in enumerate(points) if point.own and (point.digest, point.ap) in others}
     if labels == "all" or (labels == "auto" and len(points) <= MANY_POINTS):
         return [number for number in range(len(points)) if number not in twins]
-    fronts = [point for group in groups for point in group.front]
+    fronts = pareto_front(points)
     return [number for number, point in enumerate(points) if number not in twins and (point.own or point in fronts)]
 
 
