@@ -15,7 +15,7 @@ from maenas.structure import Structure
 from .config import ModelConfig, TrainConfig
 from .data.dataset import Dataset
 from .data.plan import count_iterations
-from .data.sampling_report import sampling_notes
+from .data.sampling_report import count_sources, sampling_notes
 from .distill import map_shapes
 from .distill_run import teacher_note
 from .distributed import SINGLE, Processes
@@ -36,6 +36,7 @@ def plan_run(config: TrainConfig, structure: Structure, data: DataConfig) -> dic
     train_set, val_set = checked_data(config, data, SINGLE)
     structure, notes = fitted_structure(structure, config.model, len(data.class_names))
     per_epoch = count_iterations(len(train_set), config.train.batch_size, last=config.train.last_batch)
+    counted = count_sources(train_set, config.sampling)
     with torch.device("meta"):
         model = Detector(structure)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -55,7 +56,7 @@ def plan_run(config: TrainConfig, structure: Structure, data: DataConfig) -> dic
         "steps_per_epoch": per_epoch,
         "steps": per_epoch * config.train.epochs,
         "optimizer": f"{optimizer.name}, highest learning rate {optimizer.highest_lr(config.train.batch_size):g}",
-        "notes": [*notes, *sampling_notes(train_set, config.sampling)],
+        "notes": [*notes, *sampling_notes(counted, num_classes=len(data.class_names))],
     }
 
 

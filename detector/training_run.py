@@ -276,7 +276,8 @@ def prepare_run(
     if config.train.sync_norm:
         processes.synchronise_norms(model, device)
     frozen = frozen_modules(model, config.model.freeze)
-    notes = (*notes, *sampling_notes(train_set, config.sampling))
+    counted = count_sources(train_set, config.sampling)
+    notes = (*notes, *sampling_notes(counted, num_classes=len(data.class_names)))
     rules = None
     union = train_set.union
     if config.loss.partial_labels and union is not None and not union.space.is_complete:
@@ -336,9 +337,8 @@ def prepare_run(
     if processes.is_first:
         write_text_atomically(folder.config, config.to_yaml())
         save_structure(structure, folder.structure)
-        if union is not None or sampling_notes(train_set, config.sampling):
-            table = sampling_table(count_sources(train_set, config.sampling))
-            write_text_atomically(folder.sampling, table)
+        if counted:
+            write_text_atomically(folder.sampling, sampling_table(counted))
     return run
 
 

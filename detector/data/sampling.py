@@ -63,12 +63,21 @@ def repeat_factors(holds: Sequence[NDArray[np.int64]], num_classes: int, rare_sh
     Returns:
         1 for an image without boxes.
     """
-    present = [np.unique(labels) for labels in holds]
-    counts = np.bincount(np.concatenate([np.zeros(0, np.int64), *present]), minlength=num_classes)
+    images, labels = present_pairs(holds, num_classes)
+    counts = np.bincount(labels, minlength=num_classes)
     shares = counts / max(len(holds), 1)
     # A class that no image holds is asked for by none.
     by_class = np.maximum(1.0, np.sqrt(rare_share / np.where(counts > 0, shares, math.inf)))
-    return np.array([by_class[labels].max(initial=1.0) for labels in present], np.float64)
+    factors = np.ones(len(holds))
+    np.maximum.at(factors, images, by_class[labels])
+    return factors
+
+
+def present_pairs(holds: Sequence[NDArray[np.int64]], num_classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Places in `holds` and labels of every image and class that it holds, each pair once."""
+    places = np.repeat(np.arange(len(holds)), [len(labels) for labels in holds])
+    pairs = np.unique(places * num_classes + np.concatenate([np.zeros(0, np.int64), *holds]))
+    return pairs // num_classes, pairs % num_classes
 
 
 def image_shares(dataset: Dataset, settings: SamplingSettings) -> NDArray[np.float64] | None:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .dataset import Dataset
-from .sampling import SamplingSettings, image_shares, labels_shown
+from .sampling import SamplingSettings, image_shares, labels_shown, present_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,61 +57,64 @@ class SourceCounts:
 
 
 def count_sources(dataset: Dataset, settings: SamplingSettings) -> list[SourceCounts]:
-    """Counts of every source with training images; a single data set is one source of its own name."""
+    """Counts of every source with training images.
+
+    A single data set is one source of its own name where its images are not all shown alike, and none where they are.
+    """
     shares = image_shares(dataset, settings)
+    if dataset.union is None and shares is None:
+        return []
     shown = np.full(len(dataset), 1 / max(len(dataset), 1)) if shares is None else shares
     sources = np.array([record.source for record in dataset.images], np.int64)
-    counted = []
-    for source in np.unique(sources).tolist():
-        members = np.flatnonzero(sources == source)
-        name, labels = dataset.name, tuple(range(len(dataset.class_names)))
-        if dataset.union is not None:
-            name, labels = dataset.union.space.source_names[source], dataset.union.space.labelled(source)
-        num_classes = len(dataset.class_names)
-        images, boxes, weights = (np.zeros(num_classes) for _ in range(3))
-        for index in members.tolist():
-            own = np.bincount(labels_shown(dataset, index), minlength=num_classes)
-            boxes += own
-            images += own > 0
-            weights += (own > 0) * shown[index]
-        counted.append(
-            SourceCounts(
+    return [_count(dataset, source, np.flatnonzero(sources == source), shown) for source in np.unique(sources).tolist()]
+
+
+def _count(dataset: Dataset, source: int, members: NDArray[np.intp], shown: NDArray[np.float64]) -> SourceCounts:
+    num_classes = len(dataset.class_names)
+    name, own = dataset.name, tuple(range(num_classes))
+    if dataset.union is not None:
+        name, own = dataset.union.space.source_names[source], dataset.union.space.labelled(source)
+    holds = [labels_shown(dataset, index) for index in members.tolist()]
+    places, labels = present_pairs(holds, num_classes)
+    images = np.bincount(labels, minlength=num_classes)
+    weights = np.bincount(labels, weights=shown[members][places], minlength=num_classes)
+    boxes = np.bincount(np.concatenate([np.zeros(0, np.int64), *holds]), minlength=num_classes)
+    return SourceCounts(
+        name,
+        len(members),
+        len(members) / len(dataset),
+        float(shown[members].sum()),
+        float(shown[members].max() / shown[members].mean()),
+        tuple(
+            ClassCounts(
                 name,
-                len(members),
-                len(members) / len(dataset),
-                float(shown[members].sum()),
-                float(shown[members].max() / shown[members].mean()),
-                tuple(
-                    ClassCounts(
-                        name,
-                        dataset.class_names[label],
-                        int(images[label]),
-                        int(boxes[label]),
-                        float(images[label] / len(members)),
-                        float(weights[label]),
-                    )
-                    for label in labels
-                ),
+                dataset.class_names[label],
+                int(images[label]),
+                int(boxes[label]),
+                float(images[label] / len(members)),
+                float(weights[label]),
             )
-        )
-    return counted
+            for label in own
+        ),
+    )
 
 
-def sampling_notes(dataset: Dataset, settings: SamplingSettings) -> tuple[str, ...]:
-    """A line per source of a union, or about a single data set whose images are not all shown alike; for users."""
-    if dataset.union is None and image_shares(dataset, settings) is None:
-        return ()
+def sampling_notes(counted: Sequence[SourceCounts], *, num_classes: int) -> tuple[str, ...]:
+    """A line per source, for users.
+
+    Args:
+        counted: As of `count_sources`.
+        num_classes: Of all sources together.
+    """
     lines = []
-    for one in count_sources(dataset, settings):
+    for one in counted:
         boxes = sum(entry.boxes for entry in one.classes)
         missing = sum(not entry.images for entry in one.classes)
         without = f", {missing} of them without a box" if missing else ""
-        often = (
-            f"; images of its rarest classes up to {one.most_shown:.2g} times as often" if one.most_shown > 1 else ""
-        )
+        often = f"; images of its rarest classes {one.most_shown:.2g} times as often" if one.most_shown > 1.005 else ""
         lines.append(
             f"{one.name}: {one.images} training images ({one.image_share:.1%}), {boxes} boxes, {len(one.classes)} of "
-            f"{len(dataset.class_names)} classes{without}; {one.shown_share:.1%} of what is shown{often}"
+            f"{num_classes} classes{without}; {one.shown_share:.1%} of what is shown{often}"
         )
     return tuple(lines)
 

@@ -120,10 +120,38 @@ def test_the_report_says_what_is_shown():
     rare = small.classes[1]
     assert (rare.class_name, rare.images, rare.boxes, rare.image_share) == ("rare", 1, 1, 0.01)
     assert rare.shown_share == pytest.approx(0.5 / 101)
-    notes = sampling_notes(dataset, settings)
+    notes = sampling_notes([large, small], num_classes=3)
     assert notes[0] == "large: 900 training images (90.0%), 900 boxes, 2 of 3 classes; 75.0% of what is shown"
-    assert notes[1].endswith("25.0% of what is shown; images of its rarest classes up to 2 times as often")
+    assert notes[1].endswith("25.0% of what is shown; images of its rarest classes 2 times as often")
     table = sampling_table([large, small]).splitlines()
     assert table[0] == "source,class_name,images,boxes,image_share,shown_share" and len(table) == 5
     assert table[4].startswith("small,rare,1,1,0.01,0.0049")
-    assert not sampling_notes(Dataset("plain", ("a", "b", "c"), dataset.images[:900], (0, 1, 2)), settings)
+    plain = Dataset("plain", ("a", "b", "c"), dataset.images[:900], (0, 1, 2))
+    assert not count_sources(plain, settings)
+    always = SamplingSettings(class_aware="always", rare_share=0.9)
+    (counted,) = count_sources(plain, always)
+    assert counted.name == "plain" and counted.shown_share == pytest.approx(1)
+
+
+def test_class_aware_batches_of_a_single_data_set(tmp_path):
+    """A class in one of 20 images, with t = 0.45: three times as often as in a permutation, through the loader."""
+    pytest.importorskip("cv2")
+    torch = pytest.importorskip("torch")
+    from augment_cases import dataset_of, record_of
+
+    from detector.data.loader import AugmentSettings, TrainLoader
+
+    image = pytest.importorskip("PIL.Image").fromarray(np.zeros((32, 32, 3), np.uint8))
+    image.save(tmp_path / "a.png")
+    records = [
+        record_of(tmp_path / "a.png", (32, 32), [(2, 2, 12, 12)], [2 if number == 7 else 0], image_id=number)
+        for number in range(20)
+    ]
+    plain = AugmentSettings(image_size=(32, 32), mosaic=0.0, flip=0.0, sada=False)
+    settings = SamplingSettings(class_aware="always", rare_share=0.45)
+    run = {"batch_size": 5, "seed": 2, "total_iterations": 200, "sampling": settings}
+    batches = list(TrainLoader(dataset_of(records), plain, **run))
+    shown = torch.stack([(batch.targets.labels == 2).sum() for batch in batches]).view(50, 4).sum(dim=1)
+    # 20 * 3 / (19 + 3) = 2.73 times an epoch instead of once.
+    assert set(shown.tolist()) == {2, 3}
+    assert shown.float().mean().item() == pytest.approx(60 / 22, abs=0.25)
