@@ -61,6 +61,8 @@ class OnnxRuntimeSession:
         runtime = require("onnxruntime", extra="onnx", purpose="running an exported model in ONNX Runtime")
         options = runtime.SessionOptions()
         options.log_severity_level = 3
+        # Worker threads would spin on after a run, and take the time of reading and drawing beside it.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         source = model if isinstance(model, bytes) else str(model)
