@@ -13,6 +13,7 @@ from maenas.errors import MaenasError, OutputError
 HELP = "write a checkpoint as ONNX, OpenVINO or TensorRT files that were proved equal to it"
 EXAMPLE = "maenas export runs/search/structure.json"
 FORMATS = ("onnx", "openvino", "tensorrt")
+CALIBRATION_IMAGES = 100
 DIFFERENT = 1
 """Exit status where an artifact that differs from torch was kept by force."""
 
@@ -55,6 +56,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-drop", type=float, metavar="P", help="AP points that may be lost (default: 0.1 fp32, 0.3 fp16, 0.5 int8)"
     )
     proof.add_argument("--no-verify", action="store_true", help="do not compare with torch")
+    int8 = parser.add_argument_group("with --precision int8")
+    int8.add_argument(
+        "--int8-layers",
+        choices=["auto", "all", "official-t", "official-s", "official-m"],
+        help="auto: float32 for sensitive ones until --max-drop holds; all; or as the authors chose (default: auto)",
+    )
+    int8.add_argument(
+        "--calibration",
+        choices=["minmax", "entropy", "percentile"],
+        help="how ONNX and TensorRT files get their ranges (default: minmax)",
+    )
+    int8.add_argument(
+        "--calibration-images", type=int, metavar="N", help="of the training split, evenly spread (default: 100)"
+    )
+    int8.add_argument("--accuracy-aware", action="store_true", help="OpenVINO: NNCF's own search instead of auto")
+    int8.add_argument("--seven-bits", action="store_true", help="weights in 7 bits, for CPUs without VNNI")
+    int8.add_argument("--sensitivity", metavar="DIR", help="write sensitivity.csv and .png of all layers there")
     engine = parser.add_argument_group("TensorRT")
     engine.add_argument(
         "--tensorrt-nms",
@@ -168,6 +186,13 @@ def _check(arguments: argparse.Namespace) -> None:
             raise OptionError(f"--{option.replace('_', '-')} is {value:g}; expected it with --data only")
         if value is not None and value <= 0:
             raise OptionError(f"--{option.replace('_', '-')} is {value:g}; expected a number above 0")
+    for option in ("int8_layers", "calibration", "calibration_images", "accuracy_aware", "seven_bits", "sensitivity"):
+        if getattr(arguments, option) and arguments.precision != "int8":
+            raise OptionError(f"--{option.replace('_', '-')} is given; expected it with --precision int8 only")
+    if arguments.accuracy_aware and arguments.format != "openvino":
+        raise OptionError(f"--accuracy-aware is given with --format {arguments.format}; expected openvino")
+    if arguments.calibration_images is not None and arguments.calibration_images < 1:
+        raise OptionError(f"--calibration-images is {arguments.calibration_images}; expected a whole number, 1 or more")
 
 
 def _check_folder(paths: Any, *, force: bool) -> None:  # noqa: ANN401
@@ -187,9 +212,12 @@ def _checks(arguments: argparse.Namespace, class_names: tuple[str, ...]) -> Any:
         measured = load(arguments.data, arguments.split, class_names=class_names)
         if arguments.max_images is not None:
             measured = replace(measured, images=measured.images[: arguments.max_images])
-        calibration = (
-            load(arguments.data, "train", class_names=class_names) if arguments.precision == "int8" else measured
-        )
+        calibration = measured
+        if arguments.precision == "int8":
+            calibration = load(arguments.data, "train", class_names=class_names)
+            count = min(arguments.calibration_images or CALIBRATION_IMAGES, len(calibration.images))
+            spread = [calibration.images[index * len(calibration.images) // count] for index in range(count)]
+            calibration = replace(calibration, images=tuple(spread))
         data = bundled("export_accuracy").ExportData(measured, calibration)
     drop = None if arguments.max_drop is None else arguments.max_drop / 100
     return bundled("export").ExportChecks(
@@ -209,8 +237,16 @@ def _engine(arguments: argparse.Namespace) -> Any:  # noqa: ANN401
 
 
 def _quantiser(arguments: argparse.Namespace) -> Any:  # noqa: ANN401
-    """What makes int8 of fp32; see `detector.export_int8`."""
-    raise OptionError(f"--precision is {arguments.precision}; no quantiser is built in yet")
+    """What makes int8 of fp32; see `detector.quantise`."""
+    quantise = bundled("quantise")
+    settings = quantise.QuantiseSettings(
+        layers=arguments.int8_layers or "auto",
+        method=arguments.calibration or "minmax",
+        accuracy_aware=arguments.accuracy_aware,
+        seven_bits=arguments.seven_bits,
+        sensitivity=None if arguments.sensitivity is None else Path(arguments.sensitivity),
+    )
+    return quantise.make_quantiser(settings)
 
 
 def _warnings(report: Any) -> list[str]:  # noqa: ANN401
