@@ -80,7 +80,7 @@ class Callback:
         """After every epoch and its evaluation, with its row of metrics.csv."""
 
     def on_evaluation(self, evaluation: Evaluation, *, epoch: int) -> None:
-        """After every evaluation."""
+        """After every evaluation; of a union once for each source."""
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
         """Once at the end, also of a run that was stopped, with the content of result.json."""
