@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+from pathlib import Path
 
 import torch
 from torch import distributed as dist
-from torch import nn
-from training_cases import fast_config, tiny_structure
+from torch import multiprocessing, nn
+from training_cases import fast_config, tiny_structure, weights_of
 
 from detector.callbacks import Callback
 from detector.data.source import load_data
@@ -48,6 +50,22 @@ def train_in_one_of_two(rank: int, port: int, data: str, out: str, options: dict
             processes=processes,
         )
         assert result.ended_by == ("SIGTERM" if stop else "completed")
+
+
+def run_two(data: Path, out: Path, **options) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = (port, str(data), str(out), options)
+    multiprocessing.start_processes(train_in_one_of_two, arguments, nprocs=2, start_method="spawn")
+
+
+def assert_close(first: Path, second: Path) -> None:
+    one, other = weights_of(first), weights_of(second)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        scale = float(value.abs().max()) + 1e-6
+        assert float((value - other[name]).abs().max()) < 1e-4 * scale, name
 
 
 def make_network() -> nn.Sequential:

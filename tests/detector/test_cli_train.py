@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -102,6 +103,22 @@ def test_fine_tuning(maenas, data, recipe, tmp_path):
     assert trained.provenance["parent"] == "start.safetensors"
     code, _, err = maenas("start.safetensors", *options, "--weights", "start.safetensors", "--out", "c")
     assert code == 2 and "--weights is given, and start.safetensors has weights already" in err
+
+
+def test_distillation(maenas, structure, data, recipe, tmp_path):
+    torch.manual_seed(0)
+    model = Detector(tiny_structure(width=12, num_classes=5)).eval()
+    save_checkpoint(Checkpoint(model.structure, model.state_dict(), model.class_names), "teacher.safetensors")
+    options = (structure, "--data", data, "--recipe", recipe, "--out", "run")
+    code, _, err = maenas(*options, "--teacher", "teacher.safetensors", "--set", "distill.method=mimic")
+    assert code == 0, err
+    assert "from teacher.safetensors; mimic at levels 3, 4, 5 of the neck, weight 1, cosine, to the end" in err
+    assert re.search(r"epoch 1/1, loss \S+, lr \S+, \S+ images/s, teacher \d\.\d{3} x 0\.\d\d", err)
+    assert load_config("run/config.yaml").distill.teacher == "teacher.safetensors"
+    code, _, err = maenas(*options, "--teacher", "gone.safetensors", "--force", "--dry-run")
+    assert code == 2 and "teacher gone.safetensors: cannot be read as a checkpoint" in err
+    code, _, err = maenas(*options, "--teacher", "teacher.safetensors", "--set", "distill.weight=0")
+    assert code == 2 and "distill.weight is 0.0; expected a number above 0 with a teacher, or no teacher" in err
 
 
 def test_resuming(maenas, structure, data, recipe, monkeypatch):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import socket
-from pathlib import Path
 
 import pytest
 
@@ -12,30 +10,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 pytest.importorskip("cv2")
 
-from process_cases import CONFIG, train_in_one_of_two  # noqa: E402
-from torch import multiprocessing  # noqa: E402
-from training_cases import fast_config, rectangles, tiny_structure, weights_of  # noqa: E402
+from process_cases import CONFIG, assert_close, run_two  # noqa: E402
+from training_cases import fast_config, rectangles, tiny_structure  # noqa: E402
 
 from detector.data.source import load_data  # noqa: E402
 from detector.distributed import SINGLE, joined_processes, pick_device  # noqa: E402
 from detector.errors import ConfigError  # noqa: E402
 from detector.train import train  # noqa: E402
-
-
-def run_two(data: Path, out: Path, **options) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = (port, str(data), str(out), options)
-    multiprocessing.start_processes(train_in_one_of_two, arguments, nprocs=2, start_method="spawn")
-
-
-def assert_close(first: Path, second: Path) -> None:
-    one, other = weights_of(first), weights_of(second)
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        scale = float(value.abs().max()) + 1e-6
-        assert float((value - other[name]).abs().max()) < 1e-4 * scale, name
 
 
 @pytest.fixture(scope="module")
