@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from maenas.cli.eval_report import COMPARISON, RECORD, print_comparison, print_evaluation
+from maenas.cli.tiles import add_tile_arguments, parse_tiling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--runtime", choices=["torch", "onnxruntime", "openvino"], help="default: what fits the model")
     how.add_argument("--device", metavar="NAME", help="cpu or cuda; checkpoints and structures only (default: cpu)")
     how.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the runtime's choice)")
+    add_tile_arguments(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out", metavar="DIR", help="folder of the results (default: runs/eval/<model>-<data>-<split>)"
@@ -161,6 +163,7 @@ def _measure(
             allow_missing=arguments.allow_missing,
             skip_unreadable=arguments.skip_unreadable,
             counts_as=counts_as,
+            tiling=parse_tiling(arguments),
             progress=lambda done, total: bars.update(task, completed=done, total=total),
         )
     analysis = bundled("evaluation_report").analyse(evaluation)

@@ -48,8 +48,10 @@ def print_evaluation(record: dict[str, Any], analysis: Any, out: Path, *, plots:
     screen = console()
     data, settings = record["data"], record["settings"]
     height, width = settings["image_size"]
+    tiling = settings["tiling"]
+    tiles = "" if tiling is None else f" in tiles of {tiling['tile'][0]}x{tiling['tile'][1]} pixels"
     screen.print(
-        f"{data['name']}: {data['num_images']} images at {height}x{width}, "
+        f"{data['name']}: {data['num_images']} images at {height}x{width}{tiles}, "
         f"scores above {settings['score_threshold']:g}",
         markup=False,
         soft_wrap=True,

@@ -211,6 +211,8 @@ def test_an_interrupt_leaves_finished_models_whole(maenas, seer, cells, monkeypa
         (["--image-size", "65"], "image_size is (65, 65); expected a side or (height, width), multiples of 32"),
         (["--image-size", "big"], "--image-size is 'big'"),
         (["--score", "2"], "score_threshold is 2.0; expected 0 ... 1"),
+        (["--tile", "16"], "tile is (16, 16); expected (height, width), at least 32 each"),
+        (["--whole"], "--whole is given; expected it with --tile only"),
         (["--runtime", "onnxruntime"], "runtime is 'onnxruntime'; expected torch"),
         (["--device", "nowhere"], "device is 'nowhere'; cannot be used"),
     ],
@@ -219,6 +221,15 @@ def test_options_that_do_not_fit(maenas, checkpoint, cells, options, message):
     code, out, err = maenas(checkpoint, "--data", cells, *options)
     assert code == 2 and out == "" and message in err
     assert not (cells.parent / "work/runs").exists()
+
+
+def test_tiles(maenas, seer, cells):
+    code, out, err = maenas(seer, "--data", cells, "--tile", "64x96", "--whole", "--no-plots")
+    assert code == 0, err
+    assert "in tiles of 64x96 pixels" in out
+    written = json.loads((cells.parent / "work/runs/eval/seer-cells-val/eval.json").read_text())
+    assert written["settings"]["tiling"] == {"tile": [64, 96], "overlap": 0.2, "whole": True}
+    assert written["metrics"]["ap"] == 1
 
 
 def test_an_unknown_split_lists_the_three(maenas, seer, cells):
