@@ -19,7 +19,7 @@ from maenas.extras import openvino_core, require
 from .artifact import ModelCard, NmsSettings
 from .decode import STRIDES, box_frame, decode
 from .errors import ExportError
-from .export_reference import Reference, torch_results
+from .export_reference import FLOORS, Reference, torch_results
 from .model import Detector
 from .nms import select_best
 from .runtimes import READERS, SESSIONS, ExportedDetector, Session, is_installed, load_exported
@@ -37,7 +37,7 @@ errors of many points average out, a wrong frame does not. The same detector was
 
 _LEAST_SHIFT_PX = 1.0
 
-UNMATCHED = {"fp32": 0.02, "fp16": 0.1, "int8": 0.4}
+UNMATCHED = {"fp32": 0.02, "fp16": 0.1, "int8": 0.8}
 """Part of the detections that may have no counterpart: scores near the threshold and boxes near the IoU limit flip, and
 a flip decides over its neighbours. At least 2 detections are always allowed."""
 
@@ -146,7 +146,7 @@ def _compare(predictor: ExportedDetector, probe: Session | None, model: Detector
         figures = {**matching, **figures}
         limits = {**limits, "unmatched": max(2.0, UNMATCHED[card.precision] * count)}
         if found is None and card.precision != "int8":
-            limits |= _limits(card.precision, reference)
+            limits |= {name: limit for name, limit in _limits(card.precision, reference).items() if name in figures}
     version = predictor.session_version
     check = ParityCheck(predictor.runtime, version, reference.source, images.shape, figures, limits, count)
     if found is None or not check.failures:
@@ -163,7 +163,9 @@ def _limits(precision: str, reference: Reference) -> dict[str, float]:
         shift = max(_LEAST_SHIFT_PX, INT8_SHIFT * side)
         return {"score_error": INT8_ERROR, "box_error": INT8_ERROR, "box_shift": shift}
     tolerances = reference.tolerances(precision)
-    return {name: tolerances[name] for name in ("scores", "boxes")}
+    # Where single boxes may be off by much, all together may not.
+    shift = max(FLOORS[precision]["boxes"] / 2, tolerances["boxes"] / 20)
+    return {"scores": tolerances["scores"], "boxes": tolerances["boxes"], "box_shift": shift}
 
 
 def point_figures(
