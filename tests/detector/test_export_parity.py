@@ -136,6 +136,13 @@ def test_detections_of_a_broken_artifact_are_caught_too(folders, model, referenc
         assert check.figures["unmatched"] > check.limits["unmatched"]
 
 
+def test_half_a_pixel_is_too_much_for_all_boxes_at_once(folders, model, references, tmp_path):
+    path = broken(folders["decoded"], tmp_path, lambda proto: shifted(proto, by=0.5), "fp16")
+    for check in check_parity(path, model, references):
+        assert check.failures == ("box_shift",) and check.limits["boxes"] > 0.5
+        assert check.cause == "all boxes are shifted by 0.5, 0.5, 0.5, 0.5 pixels"
+
+
 def test_predictions_that_are_no_numbers_fail(folders, model, references, tmp_path):
     def spoil(proto):
         shifted(proto, by=np.nan)
