@@ -1,8 +1,8 @@
 """Networks with QuantizeLinear / DequantizeLinear pairs, made by ONNX Runtime's quantiser, for two kinds of reader.
 
 ONNX Runtime and OpenVINO on x86 processors compute quickly with unsigned activations and signed weights only: signed
-activations run as slowly as float32 there. TensorRT takes signed numbers around zero only, wants the sums of residual
-connections rounded before they are added, and no rounding behind a convolution or of its bias.
+activations run as slowly as float32 there. TensorRT takes signed numbers around zero only, and its documentation wants
+the inputs of convolutions rounded and shortcuts before a sum, but not what a convolution gives, nor its bias.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ _OPERATORS = (
     "MaxPool",
     "Resize",
 )
+_SILU = ("Sigmoid", "Mul")
 _CHUNK = 8
 
 
@@ -78,6 +79,7 @@ class OnnxQuantiser:
         proto = _onnx().ModelProto()
         proto.CopyFrom(self.proto)
         kind = tools.QuantType.QInt8 if self.signed else tools.QuantType.QUInt8
+        operators = [name for name in _OPERATORS if not (self.signed and name in _SILU)]
         with _quiet():
             quantiser = tools.QDQQuantizer(
                 proto,
@@ -88,11 +90,13 @@ class OnnxQuantiser:
                 self.ranges,
                 list(include),
                 list(exclude),
-                list(_OPERATORS),
+                operators,
                 _TENSORRT if self.signed else {},
             )
             quantiser.quantize_model()
         result = quantiser.model.model
+        if self.signed:
+            _unround_convolutions(result.graph)
         # Not in the standard; the quantiser declares it whether it is used or not.
         if not any(node.domain == "com.microsoft" for node in result.graph.node):
             kept = [entry for entry in result.opset_import if entry.domain != "com.microsoft"]
@@ -152,6 +156,19 @@ def batches(request: QuantiseRequest) -> Iterator[NDArray[np.float32]]:
             waiting = []
     if waiting:
         yield np.concatenate(waiting + waiting[-1:] * (size - len(waiting)))
+
+
+def _unround_convolutions(graph: Any) -> None:  # noqa: ANN401
+    """Take away the pairs directly behind convolutions, whose results go into sums in full precision."""
+    made = {output for node in graph.node if node.op_type == "Conv" for output in node.output}
+    first = {node.output[0]: node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] in made}
+    second = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in first]
+    sources = {node.output[0]: first[node.input[0]].input[0] for node in second}
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = sources.get(name, name)
+    for node in (*first.values(), *second):
+        graph.node.remove(node)
 
 
 def _chunks(request: QuantiseRequest) -> Iterator[list[Mapping[str, NDArray]]]:
