@@ -24,7 +24,7 @@ SPACES = {
     "student": ("--space", str(HERE / "space.yaml"), "--max-flops", "0.5G"),
 }
 CLASSES = {"bccd": 3, "cards": 6}
-TOWER_CHANNELS = 32
+TOWER_CHANNELS = 48
 FIELDS = (
     *("run", "group", "data", "method", "weight", "towers", "seed", "epochs", "iterations", "minutes", "cpu_minutes"),
     *("ap", "ap50", "ap75", "teacher_ap"),
