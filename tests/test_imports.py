@@ -177,7 +177,7 @@ def test_help_loads_no_numeric_package(tmp_path: Path):
     assert attempted(["--help"], NUMERIC, tmp_path) == []
 
 
-@pytest.mark.parametrize("verb", ["search", "front", "explain", "predict", "table", "convert"])
+@pytest.mark.parametrize("verb", ["search", "front", "explain", "predict", "table", "convert", "plot"])
 def test_help_of_a_verb_loads_no_torch(verb: str, tmp_path: Path):
     assert attempted([verb, "--help"], ["torch", "torchvision"], tmp_path) == []
 
