@@ -67,7 +67,7 @@ def export(model, folder, data, **options):
     return export_artifacts(model, folder, class_names=names, options=ExportOptions(**options), checks=checks, **given)
 
 
-@pytest.mark.parametrize("outputs", ["decoded", "nms"])
+@pytest.mark.parametrize("outputs", ["decoded", pytest.param("nms", marks=pytest.mark.slow)])
 def test_ap_is_measured_in_every_runtime(model, data, tmp_path, outputs):
     (report,) = export(model, tmp_path, data, outputs=outputs, dynamic_batch=True)
     assert [entry.runtime for entry in report.accuracy] == INSTALLED

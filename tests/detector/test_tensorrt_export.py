@@ -121,7 +121,7 @@ def test_a_wrong_engine_is_not_kept(model, tmp_path, install):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("suppression", ["plugin", "operators"])
+@pytest.mark.parametrize("suppression", ["plugin", pytest.param("operators", marks=pytest.mark.slow)])
 def test_detections_of_an_engine(model, tmp_path, install, suppression):
     install()
     options = {"outputs": "nms", "dynamic_batch": True, **NMS}
