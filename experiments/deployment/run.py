@@ -29,6 +29,8 @@ MAX_DETECTIONS = 100
 CONFIDENT = 0.3
 """Detections above it are compared one by one."""
 
+ACCURACY = ("ap", "ap50", "confident", "unmatched", "median_box_px", "max_box_px", "max_score")
+
 
 def main() -> None:
     """Export, evaluate, time; every step whose file is there is skipped."""
@@ -159,27 +161,29 @@ def measure_latency(artifacts: Sequence[Path], arguments: argparse.Namespace) ->
 
 def make_table(artifacts: Sequence[Path], arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One row per artifact and runtime; what was not measured is empty."""
-    times: dict[tuple[str, str, int], dict[str, Any]] = {}
+    times: dict[tuple[str, str, str, int], dict[str, Any]] = {}
     for threads in arguments.threads:
         for name in ("bench", "torch"):
             file = arguments.work / f"{name}-{threads}.json"
             lines = json.loads(file.read_text(encoding="utf-8"))["lines"] if file.exists() else []
             for line in lines:
-                times.setdefault((Path(line["model"]).parent.name, line["backend"], threads), line)
+                times[name, Path(line["model"]).parent.name, line["backend"], threads] = line
     rows = []
     for artifact, runtime in [(None, "torch"), *((one, name) for one in artifacts for name in FORMATS[kind(one)])]:
         file = accuracy_file(arguments.work, artifact, runtime)
         accuracy = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         form, precision, suppression = ("torch", "fp32", "none") if artifact is None else artifact.name.split("-")
         row: dict[str, Any] = {"file": form, "runtime": runtime, "precision": precision, "nms": suppression}
-        row |= {
-            name: accuracy.get(name) for name in ("ap", "ap50", "confident", "unmatched", "max_box_px", "max_score")
-        }
+        row |= {name: accuracy.get(name) for name in ACCURACY}
         row["size_mb"] = None if artifact is None else round(size_of(artifact) / 1e6, 2)
         for threads in arguments.threads:
-            key = ("onnx-fp32-none", "torch-cpu") if artifact is None else (artifact.name, runtime)
-            plain = times.get(("onnx-fp32-none", runtime if artifact else "onnxruntime", threads))
-            line = times.get((*key, threads))
+            # Within one campaign: of files to the plain one in their runtime, of torch to ONNX Runtime.
+            if artifact is None:
+                line = times.get(("torch", "onnx-fp32-none", "torch-cpu", threads))
+                plain = times.get(("torch", "onnx-fp32-none", "onnxruntime", threads))
+            else:
+                line = times.get(("bench", artifact.name, runtime, threads))
+                plain = times.get(("bench", "onnx-fp32-none", runtime, threads))
             row[f"p50_ms_{threads}t"] = line and round(line["p50_ms"], 2)
             row[f"p99_ms_{threads}t"] = line and round(line["p99_ms"], 2)
             row[f"undisturbed_{threads}t"] = line and line["undisturbed"]
@@ -223,14 +227,27 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def print_table(rows: Sequence[dict[str, Any]], threads: Sequence[int]) -> None:
     """The table of the README."""
-    heads = ["file", "runtime", "precision", "NMS", "AP", "AP50", "unmatched", "max box, px", "max score"]
+    heads = [
+        "file",
+        "runtime",
+        "precision",
+        "NMS",
+        "AP",
+        "AP50",
+        "unmatched",
+        "median box, px",
+        "max box, px",
+        "max score",
+    ]
     heads += [f"ms, {count} core{'s' if count > 1 else ''} (x)" for count in threads]
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
     for row in rows:
         cells = [row["file"], row["runtime"], row["precision"], row["nms"]]
         cells += ["" if row[name] is None else f"{100 * row[name]:.2f}" for name in ("ap", "ap50")]
         cells += ["" if row["unmatched"] is None else f"{row['unmatched']} of {row['confident']}"]
-        cells += ["" if row[name] is None else f"{row[name]:.2g}" for name in ("max_box_px", "max_score")]
+        cells += [
+            "" if row[name] is None else f"{row[name]:.2g}" for name in ("median_box_px", "max_box_px", "max_score")
+        ]
         for count in threads:
             ms, speedup = row[f"p50_ms_{count}t"], row[f"speedup_{count}t"]
             star = "" if row[f"undisturbed_{count}t"] in (None, True) else " *"

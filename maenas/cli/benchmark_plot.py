@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Colours that are told apart by most eyes; a ninth runtime begins again.
 _COLOURS = ("#1f5fa8", "#d1651a", "#2f8f5b", "#8d4fa3", "#b3262e", "#6b5a2b", "#2aa3b8", "#7a7a7a")
-_MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8", "H", "+")
 
 
 def report_png(report: Mapping[str, Any]) -> bytes:
@@ -26,7 +26,7 @@ def report_png(report: Mapping[str, Any]) -> bytes:
     colours = {name: _COLOURS[place % len(_COLOURS)] for place, name in enumerate(_kinds(rows))}
     with_ap = any(row["ap"] is not None for row in rows)
     height = 1.6 + 0.32 * len(rows)
-    figure = Figure(figsize=(13.0 if with_ap else 8.5, max(height, 4.4) if with_ap else height), dpi=130)
+    figure = Figure(figsize=(14.5 if with_ap else 8.5, max(height, 4.4) if with_ap else height), dpi=130)
     figure.set_layout_engine("constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2 if with_ap else 1, squeeze=False)[0]
@@ -88,20 +88,21 @@ def _load(row: Mapping[str, Any]) -> str:
 def _draw_ap(axes: Axes, rows: Sequence[Mapping[str, Any]], labels: Sequence[str], colours: Mapping[str, str]) -> None:
     """One point for every line that has an AP; marks tell the models apart, colours the runtimes."""
     names = list(dict.fromkeys(label for row, label in zip(rows, labels, strict=True) if row["ap"] is not None))
+    loads = len({(row["threads"], row["batch"]) for row in rows})
     for row, label in zip(rows, labels, strict=True):
         if row["ap"] is not None:
             per_image = row["p50_ms"] / row["batch"]
             mark = _MARKS[names.index(label) % len(_MARKS)]
             axes.plot([per_image], [100 * row["ap"]], mark, color=colours[_kind(row)], markersize=7, alpha=0.85)
-            short = f"{row['threads']}t" + ("" if row["batch"] == 1 else f" b{row['batch']}")
+            short = f"{row['threads']}t" + ("" if row["batch"] == 1 else f" b{row['batch']}") if loads > 1 else ""
             point = (per_image, 100 * row["ap"])
             axes.annotate(short, point, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=6)
     for place, name in enumerate(names):
         axes.plot([], [], _MARKS[place % len(_MARKS)], color="grey", label=name)
-    axes.set_xlabel("ms per image (p50); t: threads, b: images at once", fontsize=8)
+    axes.set_xlabel("ms per image (p50)" + ("; t: threads, b: images at once" if loads > 1 else ""), fontsize=8)
     axes.set_ylabel("AP", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.margins(0.12)
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="best")
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)

@@ -172,10 +172,18 @@ def report_csv(report: Mapping[str, Any]) -> str:
 
 
 def short_labels(report: Mapping[str, Any]) -> list[str]:
-    """The models as they are shown: the last part of each path, or as many parts as tell all of them apart."""
+    """The models as they are shown: the last part of each path, or as many parts as tell all of them apart.
+
+    Exports are all called `model`, so theirs is the name of the folder, where that is enough.
+    """
     paths = [row["model"] for row in report["lines"]]
-    for length in range(1, max(len(Path(path).parts) for path in paths) + 1):
-        names = {path: str(Path(*Path(path).parts[-length:])) for path in paths}
+    whole = {path: Path(path) for path in paths}
+    folders = {
+        path: place.parent if place.stem == "model" and place.parent.name else place for path, place in whole.items()
+    }
+    places = folders if len(set(folders.values())) == len(folders) else whole
+    for length in range(1, max(len(place.parts) for place in places.values()) + 1):
+        names = {path: str(Path(*place.parts[-length:])) for path, place in places.items()}
         if len(set(names.values())) == len(names):
             break
     return [names[path] for path in paths]
@@ -217,9 +225,16 @@ def print_report(report: Mapping[str, Any], written: Sequence[Path]) -> None:
     target.print(table)
     if not all(row["undisturbed"] for row in rows):
         target.print("* disturbed by other work: kept because of --force")
-    for entry in report["skipped"]:
-        target.print(
-            f"left out: {entry['label']} in {entry['setting']}: {entry['reason']}", markup=False, soft_wrap=True
-        )
+    for (setting, reason), models in _gathered(report["skipped"]).items():
+        target.print(f"left out in {setting}: {', '.join(models)}: {reason}", markup=False, soft_wrap=True)
     if written:
         target.print(f"written to {', '.join(map(str, written))}", markup=False, soft_wrap=True)
+
+
+def _gathered(skipped: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[str]]:
+    """Models that were left out of one setting for one reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for entry in skipped:
+        reason = entry["reason"].removeprefix(f"{entry['label']}: ")
+        found.setdefault((entry["setting"], reason), []).append(entry["label"])
+    return found

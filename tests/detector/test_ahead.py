@@ -115,7 +115,7 @@ def test_an_error_of_a_stage_in_the_middle_reaches_the_end(kind):
         for text in drawn:
             got.append(text)
     assert got == ["0", "1", "2"] and gate.closed
-    assert settle(lambda: threading.active_count() == before)
+    assert settle(lambda: threading.active_count() <= before)
 
 
 def test_an_error_of_the_reader_ends_every_stage():
@@ -124,7 +124,7 @@ def test_an_error_of_the_reader_ends_every_stage():
     with pytest.raises(KeyboardInterrupt), Ahead(gate) as read, Ahead(map(str, read)) as texts:
         next(texts)
         raise KeyboardInterrupt
-    assert gate.closed and threading.active_count() == before
+    assert gate.closed and threading.active_count() <= before
 
 
 def test_a_source_that_hangs_is_left_behind(monkeypatch):

@@ -23,12 +23,13 @@ class FakeCapture:
 
     def __init__(self, frames, *, opened=True, fps=30.0, gate=None):
         self.frames, self.opened, self.fps, self.gate = frames, opened, fps, gate
-        self.released = 0
+        self.asked = self.released = 0
 
     def isOpened(self):
         return self.opened
 
     def read(self):
+        self.asked += 1
         if self.gate is not None:
             self.gate.acquire()
         if not self.frames:
@@ -96,10 +97,8 @@ def test_a_slow_reader_gets_the_newest_frame_and_the_gap_tells():
         assert next(frames).number == 0
         for _ in range(20):
             gate.release()
-        pause = threading.Event()
-        while len(capture.frames) > 29:
-            pause.wait(0.005)
-        pause.wait(0.05)  # until the last one lies ready
+        while capture.asked < 22:  # the 21st lies ready once the next is asked for
+            threading.Event().wait(0.005)
         frame = next(frames)
         assert (frame.number, blues([frame])) == (20, [20])
         gate.release()
@@ -191,13 +190,17 @@ def test_an_error_of_the_decoder_reaches_the_reader():
 
 
 def test_closing_lets_go_of_the_camera():
-    before = threading.active_count()
-    capture, gate = paced(1, 2, 3)
+    class Endless(FakeCapture):
+        def read(self):
+            self.thread = threading.current_thread()
+            threading.Event().wait(0.002)
+            return True, np.zeros((4, 6, 3), np.uint8)
+
+    capture = Endless([])
     frames = iter(FakeSource(capture).live())
     next(frames)
-    gate.release()
     frames.close()
-    assert capture.released == 1 and threading.active_count() == before
+    assert capture.released == 1 and not capture.thread.is_alive()
 
 
 def test_settings_are_checked():

@@ -179,7 +179,7 @@ def test_an_early_end_leaves_no_thread(tmp_path):
     stream = predict_stream(WhiteFinder(), pictures(9), batch_size=1)
     next(stream)
     stream.close()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_an_error_of_the_network_reaches_the_caller():
