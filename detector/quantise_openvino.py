@@ -6,7 +6,8 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from maenas.extras import openvino_core, require
 from .export_int8 import QuantiseRequest
 from .quantise_layers import Layer
 from .quantise_onnx import batches
-from .runtimes import Arrays
+from .runtimes import Arrays, OpenVinoSession
 
 _PURPOSE = "quantising a network for OpenVINO"
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
 _TAIL = "tail_"
+_EPSILON = 1e-12
 RANKING_IMAGES = 16
 """Calibration images on which NNCF ranks layers."""
 
@@ -63,7 +65,8 @@ class OpenVinoQuantiser:
     def write_with_accuracy_control(self, path: Path) -> tuple[str, ...]:
         """Write the network that NNCF's search ends with; it may lose more AP than was allowed.
 
-        NNCF returns groups of operations until the AP holds, those first that change the outputs most.
+        NNCF returns groups of operations until the AP holds, those first without which the outputs are most like the
+        float network's.
 
         Args:
             path: An .xml file; its .bin lies beside it.
@@ -71,25 +74,33 @@ class OpenVinoQuantiser:
         Returns:
             Names of the layers that are in float32.
         """
-        request = self._request
-        names = [output.name for output in request.card.outputs]
-
-        def validate(compiled: Any, items: Any) -> tuple[float, list[list[NDArray]]]:  # noqa: ANN401
-            session = _Compiled(compiled, request.card.input.name, names)
-            outputs = [list(session.run({request.card.input.name: item}).values()) for item in items]
-            return request.evaluate_session(session), outputs
-
-        data, settings = self._data(), self._settings(())
+        request, settings = self._request, self._settings(())
         settings["advanced_quantization_parameters"] = settings.pop("advanced_parameters")
+        pictures = list(islice(batches(request), RANKING_IMAGES + 1))
+        float_session = OpenVinoSession(request.onnx_path)
+        expected = [float_session.run({request.card.input.name: picture}) for picture in pictures]
+
+        def validate(compiled: Any, items: Iterable[int]) -> tuple[float, list[float]]:  # noqa: ANN401
+            session = _Compiled(compiled, request.card.input.name, float_session.output_names)
+            likeness = []
+            for index in items:
+                found = session.run({request.card.input.name: pictures[index]})
+                likeness.append(-_difference(found, expected[index]))
+            # NNCF asks about all items where it wants the AP, and about some of them to rank operations.
+            everything = len(likeness) == len(pictures)
+            return request.evaluate_session(session) if everything else float(np.mean(likeness)), likeness
+
         with _quiet():
             model = self._nncf.quantize_with_accuracy_control(
                 self._model,
-                data,
-                data,
+                self._data(),
+                self._nncf.Dataset(list(range(len(pictures))), lambda index: pictures[index]),
                 validate,
                 max_drop=request.max_drop,
                 advanced_accuracy_restorer_parameters=self._nncf.AdvancedAccuracyRestorerParameters(
-                    max_num_iterations=max(1, len(self._layers) // 2), ranking_subset_size=RANKING_IMAGES
+                    max_num_iterations=max(1, len(self._layers) // 2),
+                    ranking_subset_size=max(1, len(pictures) - 1),
+                    num_ranking_workers=1,
                 ),
                 **settings,
             )
@@ -143,7 +154,22 @@ class _Compiled:
     def run(self, inputs: Arrays) -> dict[str, NDArray]:
         """All outputs by name."""
         results = self._compiled(dict(inputs))
-        return {name: np.array(results[index]) for index, name in enumerate(self.output_names)}
+        # By name: what NNCF returns to float32 has its outputs in another order.
+        return {
+            name: np.array(results[output])
+            for name in self.output_names
+            for output in self._compiled.outputs
+            if name in output.get_names()
+        }
+
+
+def _difference(found: Arrays, expected: Arrays) -> float:
+    """Mean square of the differences in units of the mean square of what is expected, over all outputs."""
+    squares = []
+    for name, values in expected.items():
+        wanted = values.astype(np.float64)
+        squares.append(((found[name] - wanted) ** 2).mean() / max(float((wanted**2).mean()), _EPSILON))
+    return float(np.mean(squares))
 
 
 def _quantised_operations(model: Any) -> set[str]:  # noqa: ANN401

@@ -13,7 +13,7 @@ from detector.export_graph import ExportOptions, Graph, build_graph
 from detector.export_int8 import QuantiseRequest
 from detector.export_reference import example_images
 from detector.model import Detector
-from detector.runtimes import OnnxRuntimeSession, OpenVinoSession
+from detector.runtimes import OnnxRuntimeSession, OpenVinoSession, Session
 
 FRAGILE = "neck.nodes.merge_7.block.conv"
 _BEFORE = "neck.nodes.merge_7.down.merge_5.conv"
@@ -43,7 +43,7 @@ def request(
     folder: Path,
     *,
     format: str = "onnx",
-    evaluate: Callable[[Path], float] = lambda path: 0.5,
+    evaluate: Callable[[Path | Session], float] = lambda model: 0.5,
     max_drop: float = 0.005,
     count: int = 6,
 ) -> QuantiseRequest:
@@ -60,24 +60,26 @@ def request(
         images=lambda: iter(images(count)),
         num_images=count,
         evaluate=evaluate,
-        evaluate_session=lambda session: 0.5,
+        evaluate_session=evaluate,
         reference_ap=0.5,
         max_drop=max_drop,
         progress=lambda line: None,
     )
 
 
-def outputs(path: Path | bytes) -> dict[str, NDArray]:
-    """Of one image, in the runtime that the file is for."""
-    session = OpenVinoSession if isinstance(path, Path) and path.suffix == ".xml" else OnnxRuntimeSession
-    return session(path, threads=1).run({"images": images(1)[0]})
+def outputs(model: Path | bytes | Session) -> dict[str, NDArray]:
+    """Of one image, in the runtime that a file is for."""
+    if isinstance(model, Path | bytes):
+        is_openvino = isinstance(model, Path) and model.suffix == ".xml"
+        model = (OpenVinoSession if is_openvino else OnnxRuntimeSession)(model, threads=1)
+    return model.run({"images": images(1)[0]})
 
 
-def closeness(graph: Graph) -> Callable[[Path], float]:
+def closeness(graph: Graph) -> Callable[[Path | Session], float]:
     """Stands for AP: 0.5 less the mean error of the boxes in units of 100 pixels."""
     expected = outputs(graph.proto.SerializeToString())["boxes"]
 
-    def evaluate(path: Path) -> float:
-        return 0.5 - float(np.abs(outputs(path)["boxes"] - expected).mean()) / 100
+    def evaluate(model: Path | Session) -> float:
+        return 0.5 - float(np.abs(outputs(model)["boxes"] - expected).mean()) / 100
 
     return evaluate

@@ -12,7 +12,6 @@ from torch import device, nn
 
 from detector.errors import ExportError
 from detector.export_graph import Graph
-from detector.export_int8 import Quantised
 from detector.model import Detector
 from detector.quantise import QuantiseSettings, make_quantiser
 from detector.quantise_gate import Trial, fewest_returned
@@ -324,7 +323,7 @@ def test_nncf_plain_and_with_accuracy_control(graph, tmp_path):
     assert set(outputs(result.path)) == {"scores", "boxes"}
     searched = make_quantiser(QuantiseSettings(accuracy_aware=True))(wanted)
     assert searched.details["calibration"]["method"] == "accuracy-aware"
-    assert isinstance(searched, Quantised) and searched.details["drop"] <= wanted.max_drop
+    assert FRAGILE in searched.details["higher_precision"] and searched.details["drop"] <= wanted.max_drop
 
 
 def _middle(graph: Graph, folder) -> float:
