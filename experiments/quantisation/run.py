@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import statistics
+import time
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,17 +19,15 @@ from detector.export import ExportChecks, export_artifacts
 from detector.export_accuracy import ExportData
 from detector.export_graph import ExportOptions
 from detector.export_int8 import Quantised, Quantiser, QuantiseRequest
+from detector.export_reference import example_images
 from detector.load import load_detector
 from detector.quantise import QuantiseSettings, make_quantiser
 from detector.quantise_layers import find_layers, share_int8
 from detector.quantise_onnx import calibrate
 from detector.quantise_sensitivity import measure_sensitivity
 from detector.reparam import deploy
-from maenas.profiling.backends import Entry, open_backend
-from maenas.profiling.backends.reference import write_reference
-from maenas.profiling.harness import run_campaign
-from maenas.profiling.host import describe_host, pin
-from maenas.profiling.measurement import Settings, summarize
+from detector.runtimes import SESSIONS
+from maenas.profiling.host import describe_host
 
 HERE = Path(__file__).resolve().parent
 CALIBRATION_IMAGES = 100
@@ -73,21 +73,17 @@ def signed(request: QuantiseRequest) -> Quantised:
 
 def variants(out: Path) -> dict[str, Variant]:
     """All of them by name."""
-
-    def free(format: str, quantiser: Quantiser) -> Variant:
-        return Variant(format, quantiser=quantiser)
-
     gated = make_quantiser(QuantiseSettings(sensitivity=out))
     return {
         "onnx fp32": Variant("onnx", "fp32"),
         "onnx int8": Variant("onnx", quantiser=gated, max_drop=GATE),
         "openvino fp32": Variant("openvino", "fp32"),
         "openvino int8": Variant("openvino", quantiser=make_quantiser(), max_drop=GATE),
-        "onnx int8, 7 bits": free("onnx", make_quantiser(QuantiseSettings(seven_bits=True))),
-        "onnx int8, 5 layers float": free("onnx", returned(5)),
-        "onnx int8, signed (TensorRT)": free("onnx", signed),
-        "onnx int8, entropy": free("onnx", make_quantiser(QuantiseSettings(method="entropy"))),
-        "onnx int8, percentile": free("onnx", make_quantiser(QuantiseSettings(method="percentile"))),
+        "onnx int8, 7 bits": Variant("onnx", quantiser=make_quantiser(QuantiseSettings(seven_bits=True))),
+        "onnx int8, 5 layers float": Variant("onnx", quantiser=returned(5)),
+        "onnx int8, signed (TensorRT)": Variant("onnx", quantiser=signed),
+        "onnx int8, entropy": Variant("onnx", quantiser=make_quantiser(QuantiseSettings(method="entropy"))),
+        "onnx int8, percentile": Variant("onnx", quantiser=make_quantiser(QuantiseSettings(method="percentile"))),
     }
 
 
@@ -98,8 +94,8 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="annotated images: calibrates with train, measures on val")
     parser.add_argument("--work", type=Path, required=True, help="folder for artifacts, kept for the next call")
     parser.add_argument("--no-times", action="store_true", help="artifacts and AP only")
-    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--force", action="store_true", help="keep disturbed measurements, marked")
+    parser.add_argument("--threads", type=int, nargs="*", default=[1])
+    parser.add_argument("--rounds", type=int, default=100, help="timed runs of every artifact")
     parser.add_argument("--out", type=Path, default=HERE)
     arguments = parser.parse_args()
     files = {name: export(name, variant, arguments) for name, variant in variants(arguments.out).items()}
@@ -165,41 +161,37 @@ def accuracy_rows(name: str, path: Path) -> list[dict[str, object]]:
 def add_times(
     rows: list[dict[str, object]], files: dict[str, Path], threads: int, arguments: argparse.Namespace
 ) -> None:
-    """Medians and their ratio to fp32 of the same runtime, interleaved in three passes."""
-    pin(threads)
-    backends = {
-        (name, precision): open_backend(name, threads=threads, precision=precision)
-        for name in ("onnxruntime", "openvino")
-        for precision in ("fp32", "int8")
-    }
-    reference = arguments.work / "reference.onnx"
-    write_reference(reference)
-    entries: list[Entry] = [
-        backends[str(row["runtime"]), "fp32" if "fp32" in str(row["artifact"]) else "int8"].entry(
-            files[str(row["artifact"])], key=f"{row['artifact']}|{row['runtime']}", layers=False
-        )
-        for row in rows
-    ]
-    stats = summarize(
-        run_campaign(
-            entries,
-            settings=Settings(min_seconds=0.5, min_runs=20, force=arguments.force),
-            journal=arguments.work / f"times-{threads}.jsonl",
-            reference=backends["openvino", "fp32"].entry(reference, key="reference", layers=False),
-            progress=lambda done, total, left, key: print(f"{done}/{total} {key}", flush=True),
-            threads=threads,
-        )
-    )
+    """Wall times of one image, all artifacts in turn so that whatever disturbs them disturbs all; kept in a file."""
+    kept = arguments.work / f"times-{threads}.json"
+    if not kept.exists():
+        keys = [f"{row['artifact']}|{row['runtime']}" for row in rows]
+        kept.write_text(json.dumps(measure(keys, files, threads, arguments.rounds)), encoding="utf-8")
+    times = json.loads(kept.read_text(encoding="utf-8"))
     for row in rows:
-        key = f"{row['artifact']}|{row['runtime']}"
-        base = stats.get(f"{'onnx' if row['runtime'] == 'onnxruntime' else 'openvino'} fp32|{row['runtime']}")
-        if key not in stats:
-            continue
-        row[f"median_ms_{threads}"] = round(stats[key].ms_median, 2)
-        row[f"p25_ms_{threads}"] = round(stats[key].ms_p25, 2)
-        row[f"spread_{threads}"] = round(stats[key].rel_spread, 3)
-        row[f"undisturbed_{threads}"] = stats[key].undisturbed
-        row[f"speedup_{threads}"] = "" if base is None else round(base.ms_median / stats[key].ms_median, 2)
+        own = times[f"{row['artifact']}|{row['runtime']}"]
+        base = times[f"{'onnx' if row['runtime'] == 'onnxruntime' else 'openvino'} fp32|{row['runtime']}"]
+        row[f"median_ms_{threads}"] = round(statistics.median(own), 2)
+        row[f"min_ms_{threads}"] = round(min(own), 2)
+        row[f"speedup_median_{threads}"] = round(statistics.median(base) / statistics.median(own), 2)
+        row[f"speedup_min_{threads}"] = round(min(base) / min(own), 2)
+
+
+def measure(keys: list[str], files: dict[str, Path], threads: int, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of `rounds` runs each; before a run that counts comes one that does not, for warm caches."""
+    sessions = {}
+    for key in keys:
+        name, runtime = key.split("|")
+        sessions[key] = SESSIONS[runtime](files[name], threads=threads)
+    card = read_card(next(iter(files.values())))
+    inputs = {card.input.name: example_images((1, 3, *card.image_size))}
+    times: dict[str, list[float]] = {key: [] for key in keys}
+    for _ in range(rounds):
+        for key, session in sessions.items():
+            session.run(inputs)
+            started = time.perf_counter()
+            session.run(inputs)
+            times[key].append(1e3 * (time.perf_counter() - started))
+    return times
 
 
 if __name__ == "__main__":

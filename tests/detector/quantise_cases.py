@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,8 @@ def fragile_detector() -> Detector:
     return model
 
 
-def graph_of(model: Detector, **options: object) -> Graph:
-    return build_graph(model, NAMES, ExportOptions(**options), "fp32", {})
+def graph_of(model: Detector, *, names: Sequence[str] = NAMES, **options: object) -> Graph:
+    return build_graph(model, names, ExportOptions(**options), "fp32", {})
 
 
 def images(count: int = 6, batch: int = 1) -> list[NDArray[np.float32]]:

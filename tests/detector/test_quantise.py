@@ -4,14 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from export_cases import lively, quick_trace
 from hypothesis import given
 from hypothesis import strategies as st
-from network_cases import published, shared
+from network_cases import published, random_structure, shared, with_image_size
 from quantise_cases import FRAGILE, closeness, fragile_detector, graph_of, images, outputs, request
 from torch import device, nn
 
+from detector import export_graph
 from detector.errors import ExportError
 from detector.export_graph import Graph
+from detector.export_reference import example_images
 from detector.model import Detector
 from detector.quantise import QuantiseSettings, make_quantiser
 from detector.quantise_gate import Trial, fewest_returned
@@ -21,6 +24,7 @@ from detector.quantise_plot import sensitivity_png
 from detector.quantise_presets import PRESETS, preset_layers
 from detector.quantise_sensitivity import Sensitivity, measure_sensitivity, sensitivity_csv
 from detector.reparam import deploy
+from detector.runtimes import OnnxRuntimeSession
 from maenas.errors import MissingExtraError
 
 onnx = pytest.importorskip("onnx")
@@ -202,6 +206,32 @@ def test_batches_are_as_large_as_the_file_wants(graph, tmp_path):
     assert [batch.shape for batch in found] == [(4, 3, 64, 96)] * 2
     np.testing.assert_array_equal(found[1][2], found[1][3])  # the last image again
     np.testing.assert_array_equal(np.concatenate(found)[:6], np.concatenate(images(6)))
+
+
+@pytest.mark.parametrize(("family", "seed"), [("res", 1), ("csp", 0), ("mob", 0), ("mob", 3)])
+def test_every_family_becomes_int8(tmp_path, monkeypatch, family, seed):
+    monkeypatch.setattr(export_graph, "trace", quick_trace)
+    model = lively(with_image_size(random_structure(family, seed), 64, 96))
+    names = [f"thing {label}" for label in range(model.num_classes)]
+    graph = graph_of(model, names=names)
+    wanted = request(graph, tmp_path)
+    path = wanted.folder / "model.onnx"
+    quantiser = calibrate(wanted, find_layers(graph.proto, graph.card), method="minmax", seven_bits=False)
+    quantiser.write(path)
+    assert _rounded_layers(onnx.load(str(path))) == {entry.node for entry in quantiser.layers}
+    expected, found = outputs(graph.proto.SerializeToString()), outputs(path)
+    # Made-up weights in narrow layers amplify rounding; a wrong axis or scale would leave nothing in common.
+    assert np.corrcoef(found["scores"].ravel(), expected["scores"].ravel())[0, 1] > 0.5
+
+
+def test_free_axes_stay_free(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_graph, "trace", quick_trace)
+    graph = graph_of(model, outputs="nms", dynamic_batch=True, dynamic_size=True)
+    wanted = request(graph, tmp_path)
+    path = wanted.folder / "model.onnx"
+    calibrate(wanted, find_layers(graph.proto, graph.card), method="minmax", seven_bits=False).write(path)
+    found = OnnxRuntimeSession(path, threads=1).run({"images": example_images((2, 3, 96, 32))})
+    assert found["boxes"].shape == (2, 100, 4) and found["num_dets"].dtype == np.int64
 
 
 # Sensitivity and gate
