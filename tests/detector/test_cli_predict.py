@@ -368,6 +368,7 @@ def camera(monkeypatch):
     from maenas.cli import predict_output
 
     monkeypatch.setattr("detector.ahead.PATIENCE_S", 0.1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     gate = threading.Semaphore(1)
     add = predict_output.Tally.add
 
@@ -380,7 +381,8 @@ def camera(monkeypatch):
     def plug_in(count, **options):
         monkeypatch.setattr(live, "open_capture", lambda address, timeout_s: Camera(count, gate=gate, **options))
 
-    return plug_in
+    yield plug_in
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("end", ["interrupt", "terminate", "limit"])
