@@ -27,7 +27,7 @@ from .quantise_layers import Layer, float_nodes
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 """How the range of a map is found from those of the calibration images, and ONNX Runtime's names for it."""
 
-_OPERATORS = (
+OPERATORS = (
     "Conv",
     "Relu",
     "LeakyRelu",
@@ -38,7 +38,11 @@ _OPERATORS = (
     "MaxPool",
     "Resize",
 )
-_SILU = ("Sigmoid", "Mul")
+"""Kinds of nodes that are quantised for processors: fewer were slower, see experiments/quantisation."""
+
+SILU = ("Sigmoid", "Mul")
+"""What SiLU is made of; TensorRT gets it in full precision, as it would stand behind a convolution."""
+
 _CHUNK = 8
 
 
@@ -52,6 +56,7 @@ class OnnxQuantiser:
         ranges: Of every map, as ONNX Runtime's calibrator gives them.
         signed: For TensorRT.
         seven_bits: Weights in 7 bits, for processors without VNNI, whose 16-bit sums overflow.
+        operators: Kinds of nodes that are quantised.
     """
 
     proto: Any
@@ -59,6 +64,7 @@ class OnnxQuantiser:
     ranges: Any = field(repr=False)
     signed: bool
     seven_bits: bool
+    operators: tuple[str, ...] = OPERATORS
 
     def write(self, path: Path, higher: Collection[str] = ()) -> None:
         """Write the network in int8, but for the layers named `higher`.
@@ -79,7 +85,6 @@ class OnnxQuantiser:
         proto = _onnx().ModelProto()
         proto.CopyFrom(self.proto)
         kind = tools.QuantType.QInt8 if self.signed else tools.QuantType.QUInt8
-        operators = [name for name in _OPERATORS if not (self.signed and name in _SILU)]
         with _quiet():
             quantiser = tools.QDQQuantizer(
                 proto,
@@ -90,7 +95,7 @@ class OnnxQuantiser:
                 self.ranges,
                 list(include),
                 list(exclude),
-                operators,
+                list(self.operators),
                 _TENSORRT if self.signed else {},
             )
             quantiser.quantize_model()
@@ -110,7 +115,7 @@ _TENSORRT = {
     "WeightSymmetric": True,
     "QuantizeBias": False,
     "DedicatedQDQPair": True,
-    "OpTypesToExcludeOutputQuantization": list(_OPERATORS),
+    "OpTypesToExcludeOutputQuantization": list(OPERATORS),
 }
 
 
@@ -132,7 +137,7 @@ def calibrate(request: QuantiseRequest, layers: Sequence[Layer], *, method: str,
     with tempfile.TemporaryDirectory(prefix="maenas-") as folder, _quiet():
         calibrator = calibration.create_calibrator(
             str(request.onnx_path),
-            list(_OPERATORS),
+            list(OPERATORS),
             augmented_model_path=str(Path(folder) / "ranges.onnx"),
             calibrate_method=getattr(tools.CalibrationMethod, METHODS[method]),
             extra_options={"symmetric": signed},
@@ -142,7 +147,8 @@ def calibrate(request: QuantiseRequest, layers: Sequence[Layer], *, method: str,
             calibrator.collect_data(_reader(tools, chunk))
         ranges = calibrator.compute_data()
     proto = _onnx().load(str(request.onnx_path))
-    return OnnxQuantiser(proto, tuple(layers), ranges, signed, seven_bits)
+    operators = tuple(name for name in OPERATORS if name not in SILU) if signed else OPERATORS
+    return OnnxQuantiser(proto, tuple(layers), ranges, signed, seven_bits, operators)
 
 
 def batches(request: QuantiseRequest) -> Iterator[NDArray[np.float32]]:
