@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def main() -> None:
     work = arguments.work / label
     classes = len(json.loads((arguments.data / "annotations" / "instances_train.json").read_text())["categories"])
     maenas("search", *SEARCH, "--image-size", str(SIDE), "--num-classes", str(classes), "--out", str(work / "search"))
+    before = cpu_minutes()
     started = time.monotonic()
     trained = maenas(
         "train",
@@ -48,6 +50,7 @@ def main() -> None:
         log=arguments.out / f"log-{label}.txt",
     )
     minutes = (time.monotonic() - started) / 60
+    used = cpu_minutes() - before
     last = work / "train" / "last.safetensors"
     maenas("eval", str(last), "--data", str(arguments.data), "--out", str(work / "eval"), "--force")
     record = json.loads((work / "eval" / "eval.json").read_text(encoding="utf-8"))
@@ -62,6 +65,7 @@ def main() -> None:
             "cores": len(cores),
             "seed": arguments.seed,
             "minutes": round(minutes, 2),
+            "cpu_minutes": round(used, 2),
             "epochs": run["epochs"],
             "iterations": run["iterations"],
             **figures(record),
@@ -69,10 +73,15 @@ def main() -> None:
     )
 
 
+def cpu_minutes() -> float:
+    """CPU time that this process and the ended ones it started have used: what others left it of its cores."""
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in spent) / 60
+
+
 def figures(record: dict) -> dict[str, float]:
     """AP and its like of an eval.json, in percent."""
-    overall = record.get("overall", record)
-    return {name: round(100 * overall[name], 2) for name in ("ap", "ap50", "ap75")}
+    return {name: round(100 * record["metrics"][name], 2) for name in ("ap", "ap50", "ap75")}
 
 
 def maenas(*words: str, log: Path | None = None) -> str:

@@ -13,7 +13,7 @@ import shutil
 import time
 from pathlib import Path
 
-from run import HERE, SIDE, add_line
+from run import HERE, SIDE, add_line, cpu_minutes
 
 
 def main() -> None:
@@ -39,6 +39,7 @@ def main() -> None:
     work = arguments.work / label
     shutil.rmtree(work, ignore_errors=True)
     config = convert(arguments.data.resolve(), work / "data")
+    before = cpu_minutes()
     started = time.monotonic()
     model = YOLO("yolo11n.yaml")
     model.train(
@@ -58,6 +59,7 @@ def main() -> None:
         name="run",
     )
     minutes = (time.monotonic() - started) / 60
+    used = cpu_minutes() - before
     trained = YOLO(work / "run" / "weights" / "last.pt")
     truth = json.loads((arguments.data / "annotations" / "instances_val.json").read_text())
     found = []
@@ -88,6 +90,7 @@ def main() -> None:
             "cores": len(cores),
             "seed": arguments.seed,
             "minutes": round(minutes, 2),
+            "cpu_minutes": round(used, 2),
             "epochs": epochs,
             "iterations": "",
             **ap,
