@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maenas.extras import openvino_core, require
+from maenas.extras import keeping_signal_stack, openvino_core, require
 
 from .export_int8 import QuantiseRequest
 from .quantise_layers import Layer
@@ -58,7 +58,7 @@ class OpenVinoQuantiser:
             higher: Names of layers that stay in float32.
         """
         nodes = {layer.node for layer in self._layers if layer.name in higher}
-        with _quiet():
+        with keeping_signal_stack(), _quiet():
             model = self._nncf.quantize(self._model, self._data(), **self._settings(self._operations(nodes)))
         self._save(model, path)
 
@@ -90,7 +90,7 @@ class OpenVinoQuantiser:
             everything = len(likeness) == len(pictures)
             return request.evaluate_session(session) if everything else float(np.mean(likeness)), likeness
 
-        with _quiet():
+        with keeping_signal_stack(), _quiet():
             model = self._nncf.quantize_with_accuracy_control(
                 self._model,
                 self._data(),

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
+import gc
 import importlib
+import sys
+from collections.abc import Generator
 from types import ModuleType
 from typing import Any
 
@@ -48,3 +53,28 @@ def openvino_core(*, purpose: str) -> Any:  # noqa: ANN401
 @functools.cache
 def _core_of(openvino: ModuleType) -> Any:  # noqa: ANN401
     return openvino.Core()
+
+
+class _SignalStack(ctypes.Structure):
+    """`stack_t` of Linux."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextlib.contextmanager
+def keeping_signal_stack() -> Generator[None]:
+    """Leave the stack of this thread's signal handlers as it was, whatever is done meanwhile.
+
+    Each OpenVINO Core puts back the stack that was there before it; Cores of another package that do not end in the
+    order of their beginning put back one that is no memory any more, and the next signal would crash the process.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc, before = ctypes.CDLL(None), _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        gc.collect()  # a Core that ended later would do it then
+        libc.sigaltstack(ctypes.byref(before), None)
