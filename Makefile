@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-MINUTES ?= 7
+MINUTES ?= 8
 BIN = $(VENV)/bin
 
 # Installs are editable: a stamp then needs to follow pyproject.toml only, since sources and data are read in place.
@@ -21,7 +21,7 @@ demo: $(VENV)/.stamp-detector
 	$(BIN)/maenas search --budget 3.8ms --device t4 --block res --out runs/demo/t4
 	$(BIN)/maenas explain runs/demo/t4/structure.json --device t4
 	$(BIN)/maenas search --budget 0.9ms --device t4 --block res --max-layers 17 --image-size 224 --num-classes 5 --out runs/demo/search
-	$(BIN)/maenas sample-data runs/demo/data
+	$(BIN)/maenas sample-data runs/demo/data --images 800
 	$(BIN)/maenas train runs/demo/search/structure.json --data runs/demo/data --recipe small-data --max-minutes $(MINUTES) --out runs/demo/train
 	$(BIN)/maenas eval runs/demo/train/last.safetensors --data runs/demo/data --out runs/demo/eval
 
