@@ -21,10 +21,11 @@ from .distributed import SINGLE, Processes, pick_device
 from .divergence import check_divergence
 from .epoch_end import EpochEnd
 from .run_folder import RunFolder, opened_folder
+from .run_setup import prepare_run
 from .stop_signals import StopSignals
 from .train_batches import train_batches
 from .train_step import StepOutcome, make_step
-from .training_run import Run, prepare_run
+from .training_run import Run
 
 if TYPE_CHECKING:
     from .data.source import DataConfig

@@ -32,12 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="structure file, published name, or checkpoint to go on from; not needed with --resume",
     )
-    parser.add_argument("--data", metavar="PATH", help="data.yaml, COCO file or folder with train and val")
+    parser.add_argument("--data", metavar="PATH", help="data.yaml, union file, COCO file or folder with train and val")
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument(
         "--recipe",
         metavar="NAME",
-        help="name or .yaml file, such as small-data or fine-tune (default: the published network's own)",
+        help="names or .yaml files joined by +, such as small-data or damo-yolo-s+one-gpu (default: the network's own)",
     )
     recipe.add_argument("--epochs", type=int, metavar="N", help="passes over the training images")
     recipe.add_argument("--batch", type=int, metavar="N", help="images per step, all processes together")

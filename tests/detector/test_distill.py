@@ -272,5 +272,5 @@ def test_wrong_settings_are_named(overrides, message):
 
 
 def test_maps_are_kept_where_samples_come_again():
-    load_config(overrides=["distill.cache=ram", "augment.views=2", "augment.sada=false"])
-    load_config(overrides=["distill.cache=ram", "augment.mosaic=0", "augment.sada=false"])
+    for again in ("augment.views=2", "augment.mosaic=0"):
+        assert load_config(overrides=["distill.cache=ram", again, "augment.sada=false"]).distill.cache == "ram"
