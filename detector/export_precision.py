@@ -16,15 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from maenas.extras import openvino_core, require
+from maenas.layer_precision import is_heavy, onnxruntime_precisions, openvino_precisions
 
 from .artifact import ModelCard
 from .artifact_files import read_card
 from .runtimes import READERS, is_installed, openvino_hint
 
-_HEAVY = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "MatMul", "FusedMatMul")
-_WHOLE = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QGemm", "DynamicQuantizeMatMul")
-_ONNX_TYPES = {1: "fp32", 2: "int8", 3: "int8", 10: "fp16", 16: "bf16"}
-_OPENVINO_TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
 _OPENVINO_HEAVY = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
 
 UNKNOWN = "unknown"
@@ -117,7 +114,7 @@ def _macs(heavy: Any, shapes: Any) -> dict[str, int]:  # noqa: ANN401
         sizes.setdefault(value.name, [axis.dim_value for axis in value.type.tensor_type.shape.dim])
     found = {}
     for node in heavy.node:
-        if node.op_type in (*_HEAVY, *_WHOLE):
+        if is_heavy(node.op_type):
             weight = sizes.get(node.input[3 if node.op_type.startswith("QLinear") else 1], [])
             output = sizes.get(node.output[0], [])
             # A convolution's kernel is (out, in / groups, height, width), a product's (in, out).
@@ -141,27 +138,7 @@ def _prove_onnxruntime(path: Path, card: ModelCard) -> PrecisionProof:
         graph = onnx.load(str(optimised)).graph
     work = heavy_macs(onnx.load(str(path)), _shape(card))
     work |= {name: macs for name, macs in _macs(graph, graph).items() if name not in work}
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    types |= {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
-    makers = {output: node for node in graph.node for output in node.output}
-    ran = [(node.name, _ran_in(node, types, makers)) for node in graph.node if node.op_type in (*_HEAVY, *_WHOLE)]
-    return _proof("onnxruntime", str(runtime.__version__), _cpu(), card, ran, work)
-
-
-def _ran_in(node: Any, types: Mapping[str, int], makers: Mapping[str, Any]) -> str:  # noqa: ANN401
-    """What a node computes in, told by its weights."""
-    if node.op_type in _WHOLE:
-        return "int8"
-    name = node.input[1]
-    if name in types:
-        return _ONNX_TYPES.get(types[name], UNKNOWN)
-    maker = makers.get(name)
-    if maker is None:
-        return UNKNOWN
-    if maker.op_type == "Cast":
-        return _ONNX_TYPES.get(next(entry.i for entry in maker.attribute if entry.name == "to"), UNKNOWN)
-    # A quantised layer that was not fused: its numbers are turned back before it computes.
-    return "fp32" if maker.op_type == "DequantizeLinear" else UNKNOWN
+    return _proof("onnxruntime", str(runtime.__version__), _cpu(), card, onnxruntime_precisions(graph).items(), work)
 
 
 def _prove_openvino(path: Path, card: ModelCard) -> PrecisionProof:
@@ -176,18 +153,10 @@ def _prove_openvino(path: Path, card: ModelCard) -> PrecisionProof:
             work[operation.get_friendly_name()] = _openvino_macs(operation)
     settings = {"INFERENCE_PRECISION_HINT": openvino_hint(core, card.precision), "PERFORMANCE_HINT": "LATENCY"}
     executed = core.compile_model(graph, "CPU", settings).get_runtime_model()
-    ran = []
-    for operation in executed.get_ordered_ops():
-        facts = dict(operation.get_rt_info())
-        named = [name for name in _text(facts, "originalLayersNames").split(",") if name in work]
-        # `runtimePrecision` is that of the weights, which are kept in half precision where they were compressed; the
-        # name of the kernel ends with what it computes in, such as brgconv_avx512_f32.
-        kernel = _text(facts, "primitiveType").lower().rpartition("_")[2]
-        told = kernel if kernel in _OPENVINO_TYPES else _text(facts, "runtimePrecision").lower()
-        ran += [(name, _OPENVINO_TYPES.get(told, told or UNKNOWN)) for name in named]
+    ran = openvino_precisions(executed, work)
     version = str(openvino.__version__).partition("-")[0]
     device = str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
-    return _proof("openvino", version, device, card, ran, work)
+    return _proof("openvino", version, device, card, ran.items(), work)
 
 
 def _openvino_macs(operation: Any) -> int:  # noqa: ANN401
@@ -221,7 +190,7 @@ def _proof(
 ) -> PrecisionProof:
     layers: Counter[str] = Counter()
     macs: Counter[str] = Counter()
-    names = list(ran)
+    names = [(name, precision or UNKNOWN) for name, precision in ran]
     for name, precision in names:
         layers[precision] += 1
         macs[precision] += work.get(name, 0)
@@ -241,11 +210,6 @@ def _cpu() -> str:
         lines = []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
-
-
-def _text(facts: Mapping[str, Any], key: str) -> str:
-    value = facts.get(key, "")
-    return str(value.astype(str) if hasattr(value, "astype") else value)
 
 
 _PROVERS = {"onnxruntime": _prove_onnxruntime, "openvino": _prove_openvino, "tensorrt": _prove_tensorrt}

@@ -7,24 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from maenas.layer_precision import tensorrt_precision
+
 from .errors import ExportError
 
 _HEAVY = ("conv", "gemm", "matmul", "matrixmultiply")
 _SET_ASIDE = ("reformat", "noop", "constant", "shapehostto")
 _NAMED = re.compile(r"node_conv|__myl_\w*(conv|gemm|matm)", re.IGNORECASE)
 """Convolutions by the names that torch's exporter and TensorRT's own compiler give, for layers of another type."""
-
-_PRECISIONS = (
-    ("int8", "int8"),
-    ("fp8", "fp8"),
-    ("bf16", "bf16"),
-    ("bfloat16", "bf16"),
-    ("fp16", "fp16"),
-    ("half", "fp16"),
-    ("fp32", "fp32"),
-    ("float", "fp32"),
-)
-"""Words of a tensor's description, the most telling first: `float` stands in `bfloat16` too."""
 
 
 def layer_precisions(text: str) -> list[tuple[str, str]]:
@@ -41,7 +31,7 @@ def layer_precisions(text: str) -> list[tuple[str, str]]:
         layers = json.loads(text)["Layers"]
         if any(isinstance(layer, str) for layer in layers):
             raise ExportError("the engine inspector gave layer names only; expected an engine built with details")
-        return [(str(layer["Name"]), _precision(layer)) for layer in layers if _is_heavy(layer)]
+        return [(str(layer["Name"]), tensorrt_precision(layer)) for layer in layers if _is_heavy(layer)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, ExportError):
             raise
@@ -55,13 +45,3 @@ def _is_heavy(layer: Mapping[str, Any]) -> bool:
     if any(word in kind for word in _HEAVY):
         return True
     return bool(_NAMED.search(f"{layer['Name']} {layer.get('Metadata', '')}"))
-
-
-def _precision(layer: Mapping[str, Any]) -> str:
-    """Of the first tensor that says it: images and maps come before what is added to them."""
-    for tensor in (*layer.get("Inputs", ()), *layer.get("Outputs", ())):
-        told = str(tensor.get("DataType") or tensor.get("Format/Datatype") or tensor.get("Format") or "").lower()
-        for word, precision in _PRECISIONS:
-            if word in told:
-                return precision
-    return "unknown"

@@ -100,7 +100,15 @@ def test_detector_sees_only_structure_and_errors_of_maenas():
     assert not violations(
         sources("detector"),
         ["maenas"],
-        allowed=["maenas.structure", "maenas.errors", "maenas.extras", "maenas.files", "maenas.records", "maenas.cuda"],
+        allowed=[
+            "maenas.structure",
+            "maenas.errors",
+            "maenas.extras",
+            "maenas.files",
+            "maenas.records",
+            "maenas.cuda",
+            "maenas.layer_precision",
+        ],
     )
 
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from maenas.errors import ProfileError
 from maenas.extras import require
+from maenas.layer_precision import onnxruntime_precisions
 from maenas.profiling.backends.layers import LayerTime, complete_sources, typical_run
 from maenas.profiling.backends.model_file import ModelFile, open_model_file, random_images
-from maenas.profiling.backends.precision import check_ran, is_heavy, precision_of
+from maenas.profiling.backends.precision import check_ran
 from maenas.profiling.host import cpu_model
 
 _PROVIDER = "CPUExecutionProvider"
@@ -85,8 +86,7 @@ class OnnxRuntimeEntry:
         if self.backend.precision == "int8":
             with tempfile.TemporaryDirectory(prefix="maenas-") as folder:
                 session, graph = self.optimised(self.options(), Path(folder))
-            ran = {node.name: precision_of(node.op_type) for node in graph.node if is_heavy(node.op_type)}
-            check_ran(ran, "int8", self.model, "ONNX Runtime")
+            check_ran(onnxruntime_precisions(graph), "int8", self.model, "ONNX Runtime")
         else:
             session = self.session(self.options())
         yield OnnxRuntimeRun(self, session, {self.model.input_name: images})

@@ -12,6 +12,7 @@ from typing import Any
 
 from maenas.errors import ProfileError
 from maenas.extras import openvino_core, require
+from maenas.layer_precision import openvino_fact, openvino_precisions
 from maenas.profiling.backends.layers import LayerTime, complete_sources
 from maenas.profiling.backends.model_file import ModelFile, open_model_file, random_images
 from maenas.profiling.backends.precision import check_ran, heavy_nodes
@@ -21,8 +22,6 @@ _DEVICE = "CPU"
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
 """Arithmetic of what is not quantised."""
 
-_NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
-_RAN_IN = "runtimePrecision"
 _LAYER_KIND = "layerType"
 _SOURCES = "originalLayersNames"
 
@@ -113,9 +112,8 @@ class OpenVinoEntry:
             model.reshape({self.model.input_name: list(self.shape)})
         compiled = backend.core.compile_model(model, _DEVICE, settings)
         if backend.precision != "fp32":
-            check_ran(
-                _heavy_precisions(compiled.get_runtime_model(), self.model), backend.precision, self.model, "OpenVINO"
-            )
+            ran = openvino_precisions(compiled.get_runtime_model(), heavy_nodes(self.model.nodes))
+            check_ran(ran, backend.precision, self.model, "OpenVINO")
         request = compiled.create_infer_request()
         request.set_input_tensor(backend.runtime.Tensor(random_images(self.shape, self.model.input_dtype)))
         yield OpenVinoRun(self, compiled, request)
@@ -203,24 +201,12 @@ def _layers(graph: Any, ms: dict[str, float], model: ModelFile) -> tuple[LayerTi
         if name not in ms:
             continue
         facts = dict(operation.get_rt_info())
-        originals = _text(facts, _SOURCES).split(",")
+        originals = openvino_fact(facts, _SOURCES).split(",")
         sources = dict.fromkeys(
             source for source in (_source(original, by_name, by_tensor) for original in originals) if source
         )
-        layers.append(LayerTime(name, _text(facts, _LAYER_KIND), tuple(sources), inputs, ms[name]))
+        layers.append(LayerTime(name, openvino_fact(facts, _LAYER_KIND), tuple(sources), inputs, ms[name]))
     return complete_sources(layers, model.nodes)
-
-
-def _heavy_precisions(graph: Any, model: ModelFile) -> dict[str, str]:  # noqa: ANN401
-    """The precision that each convolution and product runs in, by name, as the executed graph states it."""
-    heavy = heavy_nodes(model.nodes)
-    found: dict[str, str] = {}
-    for operation in graph.get_ordered_ops():
-        facts = dict(operation.get_rt_info())
-        if heavy.intersection(_text(facts, _SOURCES).split(",")):
-            ran = _text(facts, _RAN_IN).lower()
-            found[operation.get_friendly_name()] = _NAMES.get(ran, ran)
-    return found
 
 
 def _source(original: str, by_name: dict[str, str], by_tensor: dict[str, str]) -> str | None:
@@ -230,8 +216,3 @@ def _source(original: str, by_name: dict[str, str], by_tensor: dict[str, str]) -
         if found or "/" not in original:
             return found
         original = original.rpartition("/")[0]
-
-
-def _text(facts: dict[str, Any], key: str) -> str:
-    value = facts.get(key, "")
-    return str(value.astype(str) if hasattr(value, "astype") else value)

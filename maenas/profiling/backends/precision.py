@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from maenas.errors import ProfileError
+from maenas.layer_precision import is_heavy
 from maenas.profiling.backends.model_file import ModelFile, Node
-
-HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""Operators whose arithmetic decides how long a network takes."""
-
-_WHOLE = {"ConvInteger", "MatMulInteger", "QGemm", "QLinearConv", "QLinearMatMul", "DynamicQuantizeMatMul"}
-"""The same in whole numbers."""
 
 _SHARE = {"int8": 0.5}
 _MOST = 0.9
@@ -22,16 +17,6 @@ first and last ones and small ones as they are."""
 def heavy_nodes(nodes: Iterable[Node]) -> set[str]:
     """Names of the convolutions and products of a file."""
     return {node.name for node in nodes if is_heavy(node.op_type)}
-
-
-def is_heavy(op_type: str) -> bool:
-    """Whether an operator is a convolution or a product, fused or quantised ones included."""
-    return op_type.removeprefix("Fused") in HEAVY or op_type in _WHOLE
-
-
-def precision_of(op_type: str) -> str:
-    """What a heavy operator of ONNX Runtime's graph computes in."""
-    return "int8" if op_type in _WHOLE else "fp32"
 
 
 def check_ran(ran: Mapping[str, str], precision: str, model: ModelFile, runtime: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from maenas.errors import ProfileError
 from maenas.extras import require
+from maenas.layer_precision import tensorrt_precision
 from maenas.profiling.backends.layers import LayerTime, complete_sources, typical_run
 from maenas.profiling.backends.model_file import ModelFile, open_model_file, random_images
 from maenas.profiling.backends.precision import check_ran, heavy_nodes
@@ -25,14 +26,6 @@ from maenas.profiling.backends.precision import check_ran, heavy_nodes
 _PROFILED_RUNS = (7, 50)
 _WARM_UP = 3
 _NODE = re.compile(r"\[ONNX Layer: ([^\]|]+?) *[\]|]")
-_PRECISIONS = (
-    ("bf16", "bf16"),
-    ("bfloat16", "bf16"),
-    ("fp16", "fp16"),
-    ("half", "fp16"),
-    ("int8", "int8"),
-    ("fp8", "fp8"),
-)
 
 
 class Engine(Protocol):
@@ -85,7 +78,7 @@ class EngineLayer:
         nodes: ONNX nodes that it stands for.
         inputs: Names of tensors.
         outputs: Names of tensors.
-        precisions: Of inputs and outputs, as far as the inspector tells.
+        precision: That it computes in; empty where the inspector does not tell.
     """
 
     name: str
@@ -93,7 +86,7 @@ class EngineLayer:
     nodes: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    precisions: frozenset[str]
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -152,7 +145,9 @@ class TensorRtEntry:
         try:
             layers = read_layer_information(engine.layer_information(), self.model)
             if precision != "fp32":
-                check_ran(heavy_precisions(layers, self.model, precision), precision, self.model, "TensorRT")
+                heavy = heavy_nodes(self.model.nodes)
+                ran = {layer.name: layer.precision for layer in layers if heavy.intersection(layer.nodes)}
+                check_ran(ran, precision, self.model, "TensorRT")
             yield TensorRtRun(self, engine, layers, random_images(self.shape, self.model.input_dtype))
         finally:
             engine.close()
@@ -236,7 +231,7 @@ def read_layer_information(text: str, model: ModelFile) -> tuple[EngineLayer, ..
 
 
 def _layer(content: Mapping[str, Any], known: set[str]) -> EngineLayer:
-    name, tensors = str(content["Name"]), [*content.get("Inputs", ()), *content.get("Outputs", ())]
+    name = str(content["Name"])
     named = _NODE.findall(str(content.get("Metadata", "")))
     # Without metadata: the name lists nodes, as in `conv1 + PWN(sigmoid, mul)`.
     nodes = [node for node in named or re.split(r"[\s+(),]+", name) if node in known]
@@ -246,26 +241,5 @@ def _layer(content: Mapping[str, Any], known: set[str]) -> EngineLayer:
         nodes=() if content.get("LayerType") == "Reformat" else tuple(dict.fromkeys(nodes)),
         inputs=tuple(str(tensor["Name"]) for tensor in content.get("Inputs", ())),
         outputs=tuple(str(tensor["Name"]) for tensor in content.get("Outputs", ())),
-        precisions=frozenset(filter(None, map(_precision, tensors))),
+        precision=tensorrt_precision(content),
     )
-
-
-def _precision(tensor: Mapping[str, Any]) -> str:
-    told = str(tensor.get("DataType") or tensor.get("Format/Datatype") or tensor.get("Format") or "").lower()
-    for word, precision in _PRECISIONS:
-        if word in told:
-            return precision
-    return "fp32" if "fp32" in told or "float" in told else ""
-
-
-def heavy_precisions(layers: Sequence[EngineLayer], model: ModelFile, wanted: str) -> dict[str, str]:
-    """The precision that each convolution and product runs in, by layer; empty text where the inspector is silent.
-
-    A layer whose input or output is of the wanted precision counts as that one: borders are converted inside layers.
-    """
-    heavy = heavy_nodes(model.nodes)
-    return {
-        layer.name: wanted if wanted in layer.precisions else "/".join(sorted(layer.precisions))
-        for layer in layers
-        if heavy.intersection(layer.nodes)
-    }
