@@ -17,7 +17,7 @@ from maenas.published import PUBLISHED, load_published
 from maenas.space_parts import Range, Regularisers, StageSpace
 from maenas.spaces import Choice, load_space, space_names
 
-SHIPPED = ("csp", "mob", "res", "tinynas-medium", "tinynas-small", "tinynas-tiny")
+SHIPPED = ("csp", "mob", "res", "res-small", "tinynas-medium", "tinynas-small", "tinynas-tiny")
 FAMILIES = ("res", "csp", "mob", "kxkx")
 
 
@@ -396,5 +396,5 @@ def test_unreadable_files(tmp_path):
 
 @pytest.mark.parametrize("name", ["wide", "../x", "../search_spaces/res", "/etc/passwd", "", ".", "res.json", "Res"])
 def test_unknown_names_are_listed_and_paths_refused(name):
-    with pytest.raises(SpaceError, match=r"unknown search space .*; expected one of csp, mob, res, tinynas-medium"):
+    with pytest.raises(SpaceError, match=r"unknown search space .*; expected one of csp, mob, res, res-small, tinynas-medium"):
         load_space(name)
