@@ -54,9 +54,10 @@ def main() -> None:
     parser.add_argument("--core", type=int, required=True, help="that everything is pinned to")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--teacher", type=Path, help="checkpoint that teaches on bccd; trained if not given")
+    parser.add_argument("--cards-teacher", type=Path, help="the same for cards")
     parser.add_argument("--teacher-minutes", type=float, default=20.0)
-    parser.add_argument("--cards-minutes", type=float, default=3.0, help="0 leaves cards out")
-    parser.add_argument("--only", nargs="+", help="groups: table8 figure4 head")
+    parser.add_argument("--cards-minutes", type=float, default=3.0)
+    parser.add_argument("--only", nargs="+", help="groups: table8 figure4 head cards")
     parser.add_argument(
         "--set", nargs="+", default=[], help="for a trial: settings of every run, such as train.epochs=2"
     )
@@ -66,13 +67,15 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     place = Place(arguments.data, arguments.work, arguments.out)
 
-    teacher = teacher_of(place, "bccd", arguments.teacher, minutes=arguments.teacher_minutes)
-    for run in bccd_runs(arguments.seeds):
-        if arguments.only is None or run.group in arguments.only:
-            make(run, place, teacher, extra=arguments.set)
-    if arguments.cards_minutes and arguments.only is None:
+    groups = arguments.only or ("table8", "figure4", "head", "cards")
+    if set(groups) != {"cards"}:
+        teacher = teacher_of(place, "bccd", arguments.teacher, minutes=arguments.teacher_minutes)
+        for run in bccd_runs(arguments.seeds):
+            if run.group in groups:
+                make(run, place, teacher, extra=arguments.set)
+    if "cards" in groups:
         better = best_methods(place, count=2)
-        teacher = teacher_of(place, "cards", None, minutes=arguments.teacher_minutes)
+        teacher = teacher_of(place, "cards", arguments.cards_teacher, minutes=arguments.teacher_minutes)
         for run in cards_runs(arguments.seeds, better, minutes=arguments.cards_minutes):
             make(run, place, teacher, extra=arguments.set)
 

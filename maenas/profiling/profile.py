@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from typing import Any
 from maenas.errors import ProfileError
 from maenas.files import make_folder, write_text_atomically
 from maenas.latency.table_write import check_target, write_table
-from maenas.profiling.backends import Bridge, open_backend
+from maenas.profiling.backends import Backend, Bridge, open_backend
 from maenas.profiling.backends.reference import write_reference
 from maenas.profiling.build import Conditions, describe_space, extra_files, table_header, table_rows
-from maenas.profiling.campaign import Exporter, Sizes, given_networks, plan_networks, write_networks
+from maenas.profiling.campaign import Exporter, Network, Sizes, given_networks, plan_networks, write_networks
 from maenas.profiling.fit import Fit, fit
 from maenas.profiling.fit_given import fit_given
 from maenas.profiling.harness import Progress, run_campaign
@@ -119,41 +119,16 @@ def run_profile(
         raise ProfileError(f"backend {backend.name} gives no layer times; expected one that does")
     make_folder(work)
     claim_work(work, question)
-    if question.quantised:
-        networks = given_networks(question.quantised, foreign=question.foreign)
-    else:
-        networks = plan_networks(
-            question.spaces,
-            question.sizes,
-            seed=question.settings.seed,
-            folder=work / NETWORKS_FOLDER,
-            extra_test=question.test,
-            foreign=question.foreign,
-        )
-    sides = sorted({side for space in question.spaces for side in space.image_size} | {224}, reverse=True)
-    write_networks(
-        networks,
-        seed=question.settings.seed,
-        image_sides=sides,
-        export=export,
-        progress=lambda done: exporting(done, len(networks)),
-    )
-    reference = work / NETWORKS_FOLDER / "reference.onnx"
-    if not reference.exists():
-        make_folder(reference.parent)
-        write_reference(reference)
-    plain = backend
-    if question.quantised:
-        plain = open_backend(question.backend, threads=question.threads, bridge=bridge)
+    networks = _networks(question, work, export=export, exporting=exporting)
+    plain = open_backend(question.backend, threads=question.threads, bridge=bridge) if question.quantised else backend
     host = describe_host()
     # The threads that feed an accelerator go where they like.
     pinned = () if backend.accelerator else pin(question.threads)
-    entries = [backend.entry(network.path, key=network.key, layers=network.role == "kernels") for network in networks]
     records = run_campaign(
-        entries,
+        [backend.entry(network.path, key=network.key, layers=network.role == "kernels") for network in networks],
         settings=question.settings,
         journal=work / JOURNAL_FILE,
-        reference=plain.entry(reference, key="reference", layers=False),
+        reference=plain.entry(_reference(work), key="reference", layers=False),
         progress=measuring,
         conditions={
             "fingerprint": fingerprint(host),
@@ -166,9 +141,57 @@ def run_profile(
     )
     fitting = fit_given if question.quantised else fit
     fitted = fitting(networks, records, seed=question.settings.seed, precision=question.precision)
-    conditions = Conditions(
+    conditions = _conditions(question, backend, records, host={**host, "pinned_cores": list(pinned)})
+    rows = table_rows(fitted, question.spaces)
+    folder = write_table(
+        target,
+        table_header(fitted, rows, question.spaces, conditions),
+        rows,
+        extra=extra_files(fitted, title=target.name),
+        force=force,
+    )
+    return folder, fitted
+
+
+def _networks(
+    question: Question, work: Path, *, export: Exporter, exporting: Callable[[int, int], None]
+) -> list[Network]:
+    """The networks that are timed, as files."""
+    if question.quantised:
+        networks = given_networks(question.quantised, foreign=question.foreign)
+    else:
+        networks = plan_networks(
+            question.spaces,
+            question.sizes,
+            seed=question.settings.seed,
+            folder=work / NETWORKS_FOLDER,
+            extra_test=question.test,
+            foreign=question.foreign,
+        )
+    write_networks(
+        networks,
+        seed=question.settings.seed,
+        image_sides=sorted({side for space in question.spaces for side in space.image_size} | {224}, reverse=True),
+        export=export,
+        progress=lambda done: exporting(done, len(networks)),
+    )
+    return networks
+
+
+def _reference(work: Path) -> Path:
+    """The network that watches the machine's speed, written once."""
+    path = work / NETWORKS_FOLDER / "reference.onnx"
+    if not path.exists():
+        make_folder(path.parent)
+        write_reference(path)
+    return path
+
+
+def _conditions(question: Question, backend: Backend, records: Sequence[Record], *, host: dict[str, Any]) -> Conditions:
+    """What the table's header says of the measurements."""
+    return Conditions(
         device=backend.device_name if backend.accelerator else str(host["cpu"]),
-        host={**host, "pinned_cores": list(pinned)},
+        host=host,
         fingerprint=fingerprint(host),
         backend=backend.name,
         backend_version=backend.version,
@@ -180,15 +203,6 @@ def run_profile(
         flags=flags_of(records),
         reference_ms=sorted(record.reference_ms[0] for record in records)[len(records) // 2],
     )
-    rows = table_rows(fitted, question.spaces)
-    folder = write_table(
-        target,
-        table_header(fitted, rows, question.spaces, conditions),
-        rows,
-        extra=extra_files(fitted, title=target.name),
-        force=force,
-    )
-    return folder, fitted
 
 
 def claim_work(work: Path, question: Question) -> None:
