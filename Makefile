@@ -3,6 +3,7 @@
 #                  pictures, MINUTES of training on them, and how good the detector is on pictures it has not seen
 #   make test      the whole test suite, slow tests included (installs torch)
 #   make lint      formatting, lint and types
+#   make docs      the documentation site, in build/site
 #   make clean     remove what these targets made
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --editable
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/.stamp-detector
 	rm -rf runs/demo
@@ -33,6 +34,11 @@ lint: $(VENV)/.stamp-dev
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
+# Strict: a dead link or an unknown name in a docstring is an error. The variable silences a notice about MkDocs 2.
+docs: $(VENV)/.stamp-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo 'open build/site/index.html, or for its search: $(BIN)/python -m http.server -d build/site'
+
 clean:
 	rm -rf $(VENV) build dist maenas.egg-info runs/demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find maenas detector tests experiments -type d -name __pycache__ -prune -exec rm -rf {} +
@@ -46,6 +52,10 @@ $(VENV)/.stamp-detector: pyproject.toml | $(VENV)/.stamp-venv
 	$(INSTALL) '.[detector]'
 	touch $@
 
+$(VENV)/.stamp-docs: pyproject.toml | $(VENV)/.stamp-venv
+	$(INSTALL) '.[docs]'
+	touch $@
+
 $(VENV)/.stamp-dev: pyproject.toml | $(VENV)/.stamp-venv
 	$(INSTALL) '.[dev,all]'
-	touch $@ $(VENV)/.stamp-detector
+	touch $@ $(VENV)/.stamp-detector $(VENV)/.stamp-docs

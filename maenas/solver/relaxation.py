@@ -1,6 +1,6 @@
 """Lagrangian relaxation of a chain problem: a dynamic programme per multiplier vector.
 
-V[d][t, i, k] is the best objective - lambda * cost from decision d on, given C3 index t, input width index i and k
+`V[d][t, i, k]` is the best objective - lambda * cost from decision d on, given C3 index t, input width index i and k
 units of layers left. t has length 1 up to and including the tap.
 """
 
