@@ -119,6 +119,15 @@ def opened_folder(path: Path, *, resume: bool, force: bool) -> Iterator[RunFolde
         yield folder
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another run is writing into a folder that exists."""
+    try:
+        with _locked(path):
+            return False
+    except TrainingError:
+        return True
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the folder's lock; the system lets go of it when the process ends, however it does."""

@@ -46,6 +46,10 @@ class DeviceBusyError(ProfileError):
     """Other work on the machine spoils the timings."""
 
 
+class ProxyError(MaenasError, RuntimeError):
+    """A comparison of scores that cannot be made, or a training run of it that failed."""
+
+
 class GpuError(MaenasError, RuntimeError):
     """A GPU, or the CUDA runtime that leads to it, that is missing or fails."""
 

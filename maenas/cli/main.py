@@ -22,6 +22,7 @@ COMMANDS = {
     "profile": "maenas.cli.profile",
     "benchmark": "maenas.cli.benchmark",
     "plot": "maenas.cli.plot",
+    "eval-proxy": "maenas.cli.eval_proxy",
     "table": "maenas.cli.table",
     "show-data": "maenas.cli.show_data",
     "convert": "maenas.cli.convert",
