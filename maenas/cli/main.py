@@ -12,6 +12,7 @@ from maenas import __version__
 from maenas.errors import MaenasError
 
 COMMANDS = {
+    "run": "maenas.cli.run",
     "search": "maenas.cli.search",
     "front": "maenas.cli.front",
     "explain": "maenas.cli.explain",

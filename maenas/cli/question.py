@@ -11,23 +11,28 @@ if TYPE_CHECKING:
     from maenas.spaces import SearchSpace
 
 
-def add_space_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to search."""
+def add_space_arguments(parser: argparse.ArgumentParser, *, classes: bool = True) -> None:
+    """Where to search; without `classes` their number comes from elsewhere."""
     group = parser.add_argument_group("space")
     group.add_argument("--block", metavar="FAMILY", help="block family: the wide space of res, csp or mob")
     group.add_argument("--space", metavar="FILE", help="a search space: YAML file, or name such as tinynas-small")
     group.add_argument("--variant", metavar="NAME", help="neck and head setting of the space (default: its first)")
     group.add_argument("--image-size", metavar="N[xM]", help="input height x width, multiples of 32")
-    group.add_argument("--num-classes", type=int, metavar="N", help="object classes (default: the space's, 80)")
+    if classes:
+        group.add_argument("--num-classes", type=int, metavar="N", help="object classes (default: the space's, 80)")
 
 
-def add_goal_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to maximise, on which device, within what besides latency."""
+def add_goal_arguments(parser: argparse.ArgumentParser, *, scope: bool = True) -> None:
+    """What to maximise, on which device, within what besides latency; without `scope` it is the whole detector."""
     group = parser.add_argument_group("goal")
     group.add_argument("--device", metavar="NAME", help="latency table: name, alias (t4, intel-8163), folder, or local")
-    group.add_argument(
-        "--scope", choices=["detector", "backbone"], default="detector", help="what budgets bound (default: detector)"
-    )
+    if scope:
+        group.add_argument(
+            "--scope",
+            choices=["detector", "backbone"],
+            default="detector",
+            help="what budgets bound (default: detector)",
+        )
     group.add_argument("--margin", metavar="Nsigma", help="bound value + N standard deviations, e.g. 1sigma")
     group.add_argument("--max-params", metavar="N", help="deployed parameters, e.g. 9M")
     group.add_argument("--max-flops", metavar="N", help="2 x multiply-accumulates, e.g. 20G")
