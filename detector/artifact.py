@@ -178,6 +178,10 @@ class ModelCard:
             raise ExportError(f"nms is {self.nms}; expected settings in the nms form, and none in others")
         if len(self.input.shape) != 4:
             raise ExportError(f"input.shape is {list(self.input.shape)}; expected 4 entries, as (B, 3, H, W)")
+        if any(side not in (None, own) for side, own in zip(self.input.shape[2:], self.image_size, strict=True)):
+            raise ExportError(
+                f"image_size is {list(self.image_size)}; expected {list(self.input.shape[2:])}, the sides of the input"
+            )
 
     @property
     def batch(self) -> int | None:

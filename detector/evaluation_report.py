@@ -130,6 +130,9 @@ def dataset_digest(dataset: Dataset) -> str:
 
 def running_on(predictor: Predictor) -> tuple[str, int | None, str | None]:
     """Device, CPU threads where they are known, and the name of an accelerator, of what has just been measured."""
+    engine = getattr(getattr(predictor, "card", None), "engine", None)
+    if engine is not None:
+        return "cuda", None, engine.gpu
     if not hasattr(predictor, "parameters"):
         return "cpu", None, None
     import torch

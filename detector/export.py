@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maenas.errors import MaenasError
 from maenas.extras import require
-from maenas.files import make_folder, write_bytes_atomically, write_text_atomically
+from maenas.files import check_place, make_folder, write_bytes_atomically, write_text_atomically
 
 from .artifact import FORMATS, ModelCard
-from .artifact_files import card_path, record_file
+from .artifact_files import card_path, read_card, record_file
 from .errors import ExportError
 from .export_accuracy import Accuracy, ExportData, check_accuracy, measure, quantise_request
 from .export_formats import write_format
@@ -137,6 +138,7 @@ def export_onnx(
         opset=opset,
     )
     job = _Job(model, tuple(class_names), options, ExportChecks(verify=verify), provenance or {})
+    check_place(path)
     return job.export("onnx", path)
 
 
@@ -184,10 +186,10 @@ def export_artifacts(
         )
     options, checks = options or ExportOptions(), checks or ExportChecks()
     job = _Job(model, tuple(class_names), options, checks, provenance or {}, engine, quantiser, progress)
-    reports = []
-    for name, path in artifact_paths(Path(folder), formats).items():
-        reports.append(job.export(name, path))
-    return tuple(reports)
+    paths = artifact_paths(Path(folder), formats)
+    for path in paths.values():
+        check_place(path)
+    return tuple(job.export(name, path) for name, path in paths.items())
 
 
 def artifact_paths(folder: Path, formats: Sequence[str]) -> dict[str, Path]:
@@ -349,8 +351,17 @@ def _write_card(card: ModelCard, path: Path) -> None:
 
 
 def _keep(card: ModelCard, staged: Path, path: Path) -> None:
-    """Copy the files to their place, the card last: until then the old card's hashes tell that they do not belong."""
+    """Copy the files to their place, the card last: until then the old card's hashes tell that they do not belong.
+
+    Files of the artifact that was there before and are no part of the new one are taken away: its card is gone.
+    """
     make_folder(path.parent)
+    try:
+        before = {file.name for file in read_card(card_path(path)).files}
+    except MaenasError:
+        before = set()
     for file in card.files:
         write_bytes_atomically(path.parent / file.name, (staged.parent / file.name).read_bytes())
     _write_card(card, path)
+    for name in before - {file.name for file in card.files}:
+        (path.parent / name).unlink(missing_ok=True)

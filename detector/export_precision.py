@@ -37,6 +37,7 @@ class PrecisionProof:
         version: Of the runtime.
         device: Processor or GPU.
         asked: Precision of the artifact.
+        intended: How many convolutions the artifact holds in it, where it is int8; None: all.
         layers: Number of convolutions and products per precision that they ran in.
         macs: Their multiply-accumulates for one run at the size that was made for, per precision; empty where the
             runtime does not tell shapes.
@@ -48,6 +49,7 @@ class PrecisionProof:
     asked: str
     layers: Mapping[str, int]
     macs: Mapping[str, int]
+    intended: int | None = None
 
     @property
     def share_layers(self) -> float:
@@ -60,9 +62,9 @@ class PrecisionProof:
         return self.macs.get(self.asked, 0) / sum(self.macs.values()) if self.macs else None
 
     def complaint(self) -> str | None:
-        """One line if less than half of the layers run in the asked precision; None otherwise."""
+        """One line if less than half of the layers that should run in the asked precision do; None otherwise."""
         total, ran = sum(self.layers.values()), self.layers.get(self.asked, 0)
-        if 2 * ran >= total:
+        if 2 * ran >= (total if self.intended is None else self.intended):
             return None
         others = ", ".join(f"{count} in {name}" for name, count in self.layers.items() if name != self.asked)
         return (
@@ -195,7 +197,16 @@ def _proof(
         layers[precision] += 1
         macs[precision] += work.get(name, 0)
     known = all(name in work for name, _ in names)
-    return PrecisionProof(runtime, version, device, card.precision, dict(layers), dict(macs) if known and work else {})
+    made = card.quantisation or {}
+    return PrecisionProof(
+        runtime=runtime,
+        version=version,
+        device=device,
+        asked=card.precision,
+        layers=dict(layers),
+        macs=dict(macs) if known and work else {},
+        intended=made["num_layers"] - len(made.get("higher_precision", ())) if "num_layers" in made else None,
+    )
 
 
 def _shape(card: ModelCard) -> tuple[int, int, int, int]:

@@ -49,7 +49,8 @@ class LiveSettings:
     """How long to wait and how often to try.
 
     Attributes:
-        timeout_s: Longest time without a frame, the first one included.
+        timeout_s: Longest time without a frame, the first one included. A network stream counts as broken then, and is
+            opened again; where even that is not reached, it is given up after twice the time.
         reconnects: Attempts in a row to open a network stream again that broke; a camera gets none.
         first_pause_s: Before the first attempt; each further pause is twice as long, up to ten seconds.
     """
@@ -117,7 +118,8 @@ class Live:
             InputError: It cannot be opened, gives nothing for too long, or broke and cannot be opened again.
             MissingExtraError: OpenCV is not installed.
         """
-        patience = self._settings.timeout_s
+        # FFmpeg ends a read of a silent stream after the time itself, and it is opened again; a camera never returns.
+        patience = self._settings.timeout_s * (1 if isinstance(self.address, int) else 2)
         self._alive_s = time.perf_counter()
         with Ahead(self._frames(), drop_oldest=True) as frames:
             while True:

@@ -34,7 +34,7 @@ def load_detector(source: str | Path | Structure) -> tuple[Detector, bool]:
         return _initial(source), False
     path = Path(source)
     if path.suffix == ".json":
-        if (model := path.with_suffix(".onnx")).exists():
+        if model := _described(path):
             raise InputError(f"{path}: describes the exported file beside it; expected a structure, or {model}")
         return _initial(load_structure(path)), False
     if path.suffix == ".pth":
@@ -60,6 +60,11 @@ def _initial(structure: Structure) -> Detector:
         return Detector(structure).eval()
 
 
+def _described(card: Path) -> Path | None:
+    """The exported file that lies beside a card; None where a .json file is something else."""
+    return next((file for file in map(card.with_suffix, EXPORTED) if file.exists()), None)
+
+
 def load_predictor(
     source: str | Path | Structure,
     *,
@@ -70,7 +75,7 @@ def load_predictor(
     """Anything that finds objects: a torch network in its deployed form, or an exported file in its runtime.
 
     Args:
-        source: As `load_detector` takes, an exported .onnx, .xml or .engine, or the folder of an export.
+        source: As `load_detector` takes, an exported .onnx, .xml or .engine, its card, or the folder of an export.
         runtime: `torch`, `onnxruntime`, `openvino` or `tensorrt`; by default the one that fits the source.
         device: Torch device, such as `cuda`; only for torch.
         threads: CPU threads; by default the runtime's own choice.
@@ -85,6 +90,8 @@ def load_predictor(
         raise InputError(f"runtime is {runtime!r}; expected one of {', '.join(RUNTIMES)}")
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}; expected a whole number, 1 or more")
+    if not isinstance(source, Structure) and Path(source).suffix == ".json":
+        source = _described(Path(source)) or source
     exported = not isinstance(source, Structure) and (Path(source).suffix in EXPORTED or Path(source).is_dir())
     if exported:
         if runtime == "torch" or device is not None:

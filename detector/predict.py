@@ -87,8 +87,8 @@ def predict_stream(
     predictor: Predictor,
     source: Any,  # noqa: ANN401
     *,
-    score_threshold: float = SCORE_THRESHOLD,
-    iou_threshold: float = IOU_THRESHOLD,
+    score_threshold: float | None = None,
+    iou_threshold: float | None = None,
     max_detections: int = MAX_DETECTIONS,
     batch_size: int = BATCH_SIZE,
     image_size: int | tuple[int, int] | None = None,
@@ -108,8 +108,9 @@ def predict_stream(
     Args:
         predictor: The network.
         source: As `detector.sources.open_source` takes.
-        score_threshold: Pairs of point and class strictly above it are kept; lower finds more and errs more.
-        iou_threshold: Of two boxes of one class that overlap more, the better stays.
+        score_threshold: Pairs of point and class strictly above it are kept; lower finds more and errs more; by
+            default as `usual_thresholds` says.
+        iou_threshold: Of two boxes of one class that overlap more, the better stays; default as above.
         max_detections: Kept per image, over all classes.
         batch_size: Images at once; a network with a batch size of its own gets that.
         image_size: Side, or (height, width), that images are stretched to, multiples of 32; by default the network's.
@@ -120,6 +121,9 @@ def predict_stream(
     Raises:
         InputError: An option out of range, nothing at the source, or the only image cannot be read.
     """
+    usual = usual_thresholds(predictor)
+    score_threshold = usual[0] if score_threshold is None else score_threshold
+    iou_threshold = usual[1] if iou_threshold is None else iou_threshold
     check_range("score_threshold", score_threshold, 0, 1)
     check_range("iou_threshold", iou_threshold, 0, 1)
     check_range("max_detections", max_detections, 1, None)
@@ -161,8 +165,8 @@ def predict(
     predictor: Predictor,
     source: Any,  # noqa: ANN401
     *,
-    score_threshold: float = SCORE_THRESHOLD,
-    iou_threshold: float = IOU_THRESHOLD,
+    score_threshold: float | None = None,
+    iou_threshold: float | None = None,
     max_detections: int = MAX_DETECTIONS,
     batch_size: int = BATCH_SIZE,
     image_size: int | tuple[int, int] | None = None,
@@ -198,6 +202,17 @@ def predict(
             raise InputError(f"{prediction.error}; predict_stream goes on past such files")
         found.append(prediction.detections)
     return found[0] if opened.kind == "image" else found
+
+
+def usual_thresholds(predictor: Predictor) -> tuple[float, float]:
+    """Score and IoU threshold where none are asked for: 0.25 and 0.7; of a file with suppression inside its own.
+
+    The score threshold is that of the file where it is higher.
+    """
+    own = getattr(getattr(predictor, "card", None), "nms", None)
+    if own is None:
+        return SCORE_THRESHOLD, IOU_THRESHOLD
+    return max(SCORE_THRESHOLD, own.score_threshold), own.iou_threshold
 
 
 @dataclass(frozen=True, slots=True, eq=False)

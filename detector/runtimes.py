@@ -157,6 +157,8 @@ class ExportedDetector:
         self._check(images.shape)
         try:
             return self._session.run({self.card.input.name: images})
+        except MaenasError:
+            raise
         except Exception as error:  # every runtime has its own errors, some of them plain RuntimeErrors
             raise ExportError(f"{self.path}: fails in {self.runtime}: {first_line(error)}") from error
 
@@ -322,7 +324,9 @@ def _model_file(path: Path) -> Path:
         found = sorted(file for file in path.iterdir() if file.suffix in READERS)
         if len(found) != 1:
             names = ", ".join(file.name for file in found) or "none"
-            raise ExportError(f"{path}: holds exported files {names}; expected model.onnx, or exactly one")
+            below = sorted(file.parent.name for suffix in READERS for file in path.glob(f"*/model{suffix}"))
+            or_below = f", or one of its folders {', '.join(below)}" if below and not found else ""
+            raise ExportError(f"{path}: holds exported files {names}; expected model.onnx, or exactly one{or_below}")
         return found[0]
     if path.suffix not in READERS:
         raise ExportError(f"{path}: suffix is {path.suffix!r}; expected {' or '.join(READERS)}, or a folder with one")

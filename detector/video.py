@@ -129,12 +129,23 @@ class VideoWriter:
             with contextlib.suppress(OSError):
                 self._temporary.unlink()
             return
+        if not self._whole():
+            self._temporary.unlink(missing_ok=True)
+            raise OutputError(f"{self.path}: could not be written to its end; is the disk full?")
         try:
             os.chmod(self._temporary, 0o644)
             os.replace(self._temporary, self.path)
         except OSError as problem:
             self._temporary.unlink(missing_ok=True)
             raise OutputError(f"{self.path}: cannot be written ({problem.strerror or problem})") from problem
+
+    def _whole(self) -> bool:
+        """Whether the file can be opened: OpenCV says nothing where a disk is full, and its index is written last."""
+        capture = self._cv2.VideoCapture(str(self._temporary))
+        try:
+            return bool(capture.isOpened())
+        finally:
+            capture.release()
 
 
 def open_capture(address: int | str, timeout_s: float = TIMEOUT_S) -> Any:  # noqa: ANN401

@@ -38,6 +38,22 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+def check_place(path: Path) -> None:
+    """Refuse a file that could not be written, before the work whose result it is to hold; nothing is made.
+
+    Args:
+        path: The file; its folder need not exist.
+
+    Raises:
+        OutputError: Its folder cannot be made or written in.
+    """
+    folder = next(place for place in path.absolute().parents if place.exists())
+    if not folder.is_dir():
+        raise OutputError(f"{path}: cannot be written ({folder} is no folder)")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: cannot be written (no permission to write in {folder})")
+
+
 def make_folder(path: Path) -> None:
     """Create a folder and its parents.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from maenas.cli.benchmark_lines import FOREIGN, Line, PinnedEntry, find_models, make_lines, pinned_threads
+from maenas.cli.benchmark_lines import FOREIGN, Line, PinnedEntry, find_models, image_size, make_lines, pinned_threads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,13 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "models",
         metavar="MODEL",
         nargs="+",
-        help=".onnx file, ours or another's, OpenVINO's .xml, or the folder of an export",
+        help=".onnx file, ours or another's, OpenVINO's .xml, an .engine of ours, or the folder of an export",
     )
     parser.add_argument(
         "--backend",
         nargs="+",
         choices=list(BACKENDS),
-        help="runtimes (default: openvino and onnxruntime, as installed)",
+        help="runtimes (default: openvino and onnxruntime, as installed; tensorrt for engines)",
     )
     parser.add_argument("--threads", nargs="+", type=int, default=[1], metavar="N", help="threads (default: 1)")
     parser.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N", help="images per run (default: 1)")
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=["fp32", "fp16", "bf16"],
         default="fp32",
-        help="arithmetic of files that are not quantised; those run in int8 (default: fp32)",
+        help="arithmetic of files that leave it open: quantised ones run in int8, engines as built (default: fp32)",
     )
     parser.add_argument(
         "--nms",
@@ -83,14 +83,18 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from maenas.cli.benchmark_report import make_report, print_report
+    from maenas.cli.detector import bundled
+    from maenas.cli.models import dataset_record
     from maenas.profiling.host import busiest_processes, unpin
 
     settings = _settings(arguments)
     files = _out_files(arguments)
     models = [model for name in arguments.models for model in find_models(Path(name), arguments.nms)]
+    data, split = arguments.data, arguments.split
+    dataset = None if data is None else bundled("data.source").load_split(data, split)
     conditions: dict[str, Any] = {
         "image_size": arguments.image_size,
-        "data": None if arguments.data is None else {"source": arguments.data, "split": arguments.split},
+        "data": None if dataset is None else dataset_record(dataset, source=data, split=split),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "load_average_before": _load_average(),
         "busiest_before": busiest_processes(),
@@ -98,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         lines, skipped = make_lines(models, arguments)
         unpin()
-        accuracy = {} if arguments.data is None else _accuracy(lines, arguments)
+        accuracy = {} if dataset is None else _accuracy(lines, dataset, arguments.image_size)
         records = _measure(lines, settings)
     finally:
         unpin()
@@ -144,10 +148,12 @@ def _out_files(arguments: argparse.Namespace) -> list[Path]:
     from pathlib import Path
 
     from maenas.errors import OutputError
+    from maenas.files import check_place
 
     if arguments.out is None:
         return []
     path = Path(arguments.out)
+    check_place(path)
     if path.suffix in (".csv", ".png"):
         raise OutputError(f"{path}: suffix is {path.suffix}; expected .json, beside which .csv and .png are written")
     files = [path, path.with_suffix(".csv"), *([] if arguments.no_plot else [path.with_suffix(".png")])]
@@ -162,21 +168,22 @@ def _load_average() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
-def _accuracy(lines: list[Line], arguments: argparse.Namespace) -> dict[tuple[str, str], dict[str, Any]]:
-    """AP of our exports by label and runtime, with as many threads as there are cores.
+def _accuracy(lines: list[Line], dataset: Any, size: str | None) -> dict[tuple[str, str], dict[str, Any]]:  # noqa: ANN401
+    """AP of our exports by label and runtime, with as many threads as there are cores, at the size that is timed.
 
-    A runtime that only times (torch, which takes a network apart) has none.
+    A runtime that only times a file (torch, which takes it apart, TensorRT, which builds an engine of it) has none.
     """
     from maenas.cli.detector import bundled
     from maenas.cli.models import progress_bars
 
-    dataset = bundled("data.source").load_split(arguments.data, arguments.split)
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    runtimes = bundled("load").RUNTIMES
+    readers = bundled("runtimes").READERS
     wanted = dict.fromkeys(
         (line.model.label, line.backend.name)
         for line in lines
-        if line.model.form != FOREIGN and line.backend.name in runtimes
+        if line.model.form != FOREIGN
+        and not line.model.random_weights
+        and line.backend.name in readers[line.model.path.suffix]
     )
     with progress_bars() as bars:
         for label, runtime in wanted:
@@ -185,6 +192,7 @@ def _accuracy(lines: list[Line], arguments: argparse.Namespace) -> dict[tuple[st
             evaluation = bundled("evaluate").evaluate(
                 predictor,
                 dataset,
+                image_size=None if size is None else image_size(size),
                 progress=lambda done, total, task=task: bars.update(task, completed=done, total=total),
             )
             found[label, runtime] = {"ap": evaluation.metrics.ap, "ap50": evaluation.metrics.ap50}
@@ -238,9 +246,10 @@ def _write(report: dict[str, Any], files: list[Path]) -> None:
 
     from maenas.cli.benchmark_plot import report_png
     from maenas.cli.benchmark_report import report_csv
-    from maenas.files import write_bytes_atomically, write_text_atomically
+    from maenas.files import make_folder, write_bytes_atomically, write_text_atomically
 
     for file in files:
+        make_folder(file.parent)
         if file.suffix == ".png":
             write_bytes_atomically(file, report_png(report))
         else:

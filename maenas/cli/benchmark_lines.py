@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from maenas.profiling.backends import Backend, Entry, OpenEntry
 
-METADATA_KEY = "maenas"
-SUFFIXES = (".onnx", ".xml")
+ENGINE = ".engine"
+SUFFIXES = (".onnx", ".xml", ENGINE)
 FOREIGN = "foreign"
 
 
@@ -25,7 +26,8 @@ class Model:
         label: As it is shown.
         path: The file.
         form: `raw`, `decoded` or `nms` for exports of ours, else `foreign`.
-        quantised: Whether it runs in whole numbers.
+        precision: Where the file alone decides about it: `int8` of quantised files, that of an engine; else None.
+        random_weights: Whether it was made of a structure alone, and has no AP worth measuring.
         digest: Of the structure, for exports of ours.
         sha256: Of the file.
         size_bytes: Of the file, for OpenVINO's of both.
@@ -34,7 +36,8 @@ class Model:
     label: str
     path: Path
     form: str
-    quantised: bool
+    precision: str | None
+    random_weights: bool
     digest: str | None
     sha256: str
     size_bytes: int
@@ -84,14 +87,22 @@ class PinnedEntry:
 
 
 def find_models(path: Path, nms: str) -> list[Model]:
-    """The file, or the files of an export's folder, that --nms asks for.
+    """The file, the one that a card is about, or the files of an export's folder, that --nms asks for.
 
     Raises:
         ProfileError: There is none.
+        ExportError: An engine has no card.
     """
     from maenas.errors import ProfileError
 
-    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
+    files = [path]
+    if path.suffix == ".json":
+        files = [file for file in (path.with_suffix(suffix) for suffix in SUFFIXES) if file.is_file()] or [path]
+    elif path.is_dir():
+        # An export in several formats has a folder for each.
+        places = (path, *sorted(place for place in path.iterdir() if place.is_dir()))
+        inside = [sorted(file for file in place.iterdir() if file.suffix in SUFFIXES) for place in places]
+        files = inside[0] or [file for below in inside[1:] for file in below if file.stem == "model"]
     if not files:
         raise ProfileError(f"{path}: holds no {' or '.join(SUFFIXES)} file; expected the folder of an export")
     wanted = {"both": (True, False), "with": (True,), "without": (False,)}[nms]
@@ -119,20 +130,19 @@ def make_lines(models: list[Model], arguments: argparse.Namespace) -> tuple[list
     for threads in thread_counts:
         # Asks for the cores now, not after minutes of measuring.
         pin(threads)
-    settings = [
-        (name, threads, batch)
-        for name in dict.fromkeys(arguments.backend or installed())
-        for threads in thread_counts
-        for batch in dict.fromkeys(arguments.batch)
-    ]
     backends: dict[tuple[str, int, int, str], Backend] = {}
     lines: list[Line] = []
     skipped: list[Skipped] = []
     for model in models:
-        precision = "int8" if model.quantised else arguments.precision
+        precision = model.precision or arguments.precision
+        settings = itertools.product(
+            dict.fromkeys(arguments.backend or default_backends(model)), thread_counts, dict.fromkeys(arguments.batch)
+        )
         for name, threads, batch in settings:
             setting = f"{name} with {threads} threads" + ("" if batch == 1 else f", {batch} images at once")
             try:
+                if model.path.suffix == ENGINE and name != "tensorrt":
+                    raise ProfileError(f"{model.path}: is a TensorRT engine; expected the backend tensorrt for it")
                 if (name, threads, batch, precision) not in backends:
                     backends[name, threads, batch, precision] = open_backend(
                         name, threads=threads, precision=precision, batch=batch, bridge=bundled
@@ -156,8 +166,8 @@ def pinned_threads(backend: Backend) -> int | None:
     return None if backend.accelerator else backend.threads
 
 
-def installed() -> list[str]:
-    """The runtimes that are timed where none is named.
+def default_backends(model: Model) -> list[str]:
+    """The runtimes that a file is timed in where none is named.
 
     Raises:
         ProfileError: There is none.
@@ -166,6 +176,8 @@ def installed() -> list[str]:
 
     from maenas.errors import ProfileError
 
+    if model.path.suffix == ENGINE:
+        return ["tensorrt"]
     found = [name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name) is not None]
     if not found:
         raise ProfileError(
@@ -191,10 +203,16 @@ def image_size(text: str) -> tuple[int, int]:
 def _model(path: Path) -> Model:
     import hashlib
 
-    from maenas.profiling.backends.model_file import read_model_file
+    from maenas.profiling.backends.model_file import METADATA_KEY, read_model_file
 
-    file = read_model_file(path)
-    card = _card(path, file.metadata.get(METADATA_KEY))
+    precision: str | None
+    if path.suffix == ENGINE:
+        card = _card_beside(path)
+        precision = str(card["precision"])
+    else:
+        file = read_model_file(path)
+        card = _card_inside(file.metadata.get(METADATA_KEY))
+        precision = "int8" if file.quantised else None
     digest = card.get("digest")
     parts = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
     sha256 = hashlib.sha256()
@@ -206,21 +224,29 @@ def _model(path: Path) -> Model:
         label=str(path),
         path=path,
         form=str(card.get("form", FOREIGN)),
-        quantised=file.quantised,
+        precision=precision,
+        random_weights=(card.get("provenance") or {}).get("weights") == "random",
         digest=None if digest is None else str(digest),
         sha256=sha256.hexdigest(),
         size_bytes=sum(part.stat().st_size for part in parts),
     )
 
 
-def _card(path: Path, inside: str | None) -> dict[str, object]:
-    """The card of an export, which ONNX files have inside and others beside them; empty for a foreign file."""
+def _card_beside(path: Path) -> dict[str, Any]:
+    """The card of an engine, which has nothing inside.
+
+    Raises:
+        ExportError: There is none, or it is malformed.
+    """
+    from maenas.cli.detector import bundled
+
+    return dict(bundled("artifact_files").read_card(path).to_dict())
+
+
+def _card_inside(text: str | None) -> dict[str, Any]:
+    """The card that exports of ours have inside; empty for a foreign file."""
     import json
 
-    text = inside
-    beside = path.with_suffix(".json")
-    if text is None and path.suffix == ".xml" and beside.is_file():
-        text = beside.read_text(encoding="utf-8", errors="replace")
     try:
         card = json.loads(text or "null")
     except ValueError:

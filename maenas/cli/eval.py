@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from maenas.cli.eval_report import COMPARISON, RECORD, print_comparison, print_evaluation
+from maenas.cli.models import RUNTIMES
 from maenas.cli.tiles import add_tile_arguments, parse_tiling
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size", metavar="N[xM]", help="input height x width, multiples of 32 (default: the model's)"
     )
     how.add_argument("--batch", type=int, default=8, metavar="N", help="images at once (default: 8)")
-    how.add_argument("--runtime", choices=["torch", "onnxruntime", "openvino"], help="default: what fits the model")
+    how.add_argument("--runtime", choices=RUNTIMES, help="default: what fits the model")
     how.add_argument("--device", metavar="NAME", help="cpu or cuda; checkpoints and structures only (default: cpu)")
     how.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the runtime's choice)")
     add_tile_arguments(parser)
@@ -179,14 +180,11 @@ def _record(
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from maenas.cli.detector import bundled
-    from maenas.cli.models import structure_digest
+    from maenas.cli.models import dataset_record, structure_digest
 
     evaluation = analysis.evaluation
-    data = evaluation.dataset
     runtime = getattr(predictor, "runtime", "torch")
-    versions = _versions(runtime)
-    digest = bundled("evaluation_report").dataset_digest(data)
+    versions = _versions(runtime, predictor)
     return {
         "schema_version": SCHEMA_VERSION,
         "model": {
@@ -197,33 +195,26 @@ def _record(
             "runtime": runtime,
             "runtime_version": versions[runtime],
         },
-        "data": {
-            "source": arguments.data,
-            "split": arguments.split,
-            "name": data.name,
-            "digest": digest,
-            "num_images": len(data),
-            "categories": [
-                {"id": number, "name": name} for number, name in zip(data.category_ids, data.class_names, strict=True)
-            ],
-        },
+        "data": dataset_record(evaluation.dataset, source=arguments.data, split=arguments.split),
         **analysis.to_dict(),
         "timing": {**asdict(evaluation.timing), **_conditions(predictor, arguments.threads)},
         "versions": versions,
     }
 
 
-def _versions(runtime: str) -> dict[str, str]:
+def _versions(runtime: str, predictor: Any) -> dict[str, str]:  # noqa: ANN401
     import platform
     from importlib.metadata import version
 
     import maenas
 
-    packages = ("numpy", "faster-coco-eval", "pillow", runtime)
+    packages = ("numpy", "faster-coco-eval", "pillow")
     return {
         "maenas": maenas.__version__,
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
+        # A runtime is asked itself: its package has other names too, such as onnxruntime-gpu.
+        runtime: getattr(predictor, "session_version", None) or version(runtime),
     }
 
 

@@ -214,7 +214,10 @@ def _checks(arguments: argparse.Namespace, class_names: tuple[str, ...]) -> Any:
             measured = replace(measured, images=measured.images[: arguments.max_images])
         calibration = measured
         if arguments.precision == "int8":
-            calibration = load(arguments.data, "train", class_names=class_names)
+            try:
+                calibration = load(arguments.data, "train", class_names=class_names)
+            except bundled("errors").DataError as error:
+                raise OptionError(f"--precision int8 is calibrated with the train split; {error}") from error
             count = min(arguments.calibration_images or CALIBRATION_IMAGES, len(calibration.images))
             spread = [calibration.images[index * len(calibration.images) // count] for index in range(count)]
             calibration = replace(calibration, images=tuple(spread))

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+RUNTIMES = ("torch", "onnxruntime", "openvino", "tensorrt")
+"""As `detector.load` knows them, which is not imported to parse arguments."""
+
 
 def open_model(source: str, *, runtime: str | None, device: str | None, threads: int | None) -> tuple[Any, bool]:
     """Whatever finds objects, and whether its weights are random.
@@ -46,6 +49,28 @@ def structure_digest(predictor: Any) -> str | None:  # noqa: ANN401
     # A network has its structure, an exported file its card, which has it.
     structure = getattr(getattr(predictor, "card", predictor), "structure", None)
     return getattr(structure, "digest", None)
+
+
+def dataset_record(dataset: Any, *, source: str, split: str) -> dict[str, Any]:  # noqa: ANN401
+    """What files of results say of the images that an AP was measured on; `maenas plot` joins by name and digest.
+
+    Args:
+        dataset: A `detector.data.dataset.Dataset`.
+        source: As the user named it.
+        split: Of it.
+    """
+    from maenas.cli.detector import bundled
+
+    return {
+        "source": source,
+        "split": split,
+        "name": dataset.name,
+        "digest": bundled("evaluation_report").dataset_digest(dataset),
+        "num_images": len(dataset),
+        "categories": [
+            {"id": number, "name": name} for number, name in zip(dataset.category_ids, dataset.class_names, strict=True)
+        ],
+    }
 
 
 def progress_bars() -> Progress:

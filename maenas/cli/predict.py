@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from maenas.cli.models import RUNTIMES
 from maenas.cli.predict_output import LINES, Output, Tally, safe_name, terminated_like_interrupted, work_through
 from maenas.cli.tiles import add_tile_arguments, parse_tiling
 
@@ -21,11 +22,11 @@ SCHEMA_VERSION = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="checkpoint, exported .onnx or .xml or its folder, or structure")
+    parser.add_argument("model", metavar="MODEL", help="checkpoint, exported file or its folder, or structure")
     parser.add_argument("source", metavar="SOURCE", help="image, video, folder, quoted pattern, camera's number or URL")
     what = parser.add_argument_group("what to find")
-    what.add_argument("--score", type=float, default=0.25, metavar="S", help="keep scores above it (default: 0.25)")
-    what.add_argument("--iou", type=float, default=0.7, metavar="O", help="largest overlap in a class (default: 0.7)")
+    what.add_argument("--score", type=float, metavar="S", help="keep scores above it (default: 0.25)")
+    what.add_argument("--iou", type=float, metavar="O", help="largest overlap in a class (default: 0.7)")
     what.add_argument("--max-detections", type=int, default=300, metavar="N", help="kept per image (default: 300)")
     what.add_argument("--classes", nargs="+", metavar="NAME", help="only these: names or indices")
     how = parser.add_argument_group("how to run")
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size", metavar="N[xM]", help="input height x width, multiples of 32 (default: the model's)"
     )
     how.add_argument("--batch", type=int, default=8, metavar="N", help="images at once (default: 8)")
-    how.add_argument("--runtime", choices=["torch", "onnxruntime", "openvino"], help="default: what fits the model")
+    how.add_argument("--runtime", choices=RUNTIMES, help="default: what fits the model")
     how.add_argument("--device", metavar="NAME", help="cpu or cuda; checkpoints and structures only (default: cpu)")
     how.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the runtime's choice)")
     add_tile_arguments(parser)
@@ -71,11 +72,14 @@ def run(arguments: argparse.Namespace) -> int:
     predictor, random = open_model(
         arguments.model, runtime=arguments.runtime, device=arguments.device, threads=arguments.threads
     )
+    usual = bundled("predict").usual_thresholds(predictor)
+    score = usual[0] if arguments.score is None else arguments.score
+    iou = usual[1] if arguments.iou is None else arguments.iou
     stream = bundled("predict").predict_stream(
         predictor,
         source,
-        score_threshold=arguments.score,
-        iou_threshold=arguments.iou,
+        score_threshold=score,
+        iou_threshold=iou,
         max_detections=arguments.max_detections,
         batch_size=arguments.batch,
         image_size=size,
@@ -94,8 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
         max_images=arguments.max_images,
     )
     settings = {
-        "score_threshold": arguments.score,
-        "iou_threshold": arguments.iou,
+        "score_threshold": score,
+        "iou_threshold": iou,
         "max_detections": arguments.max_detections,
         "image_size": list(size or predictor.image_size),
         "classes": arguments.classes,

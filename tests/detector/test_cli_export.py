@@ -89,6 +89,27 @@ def test_an_existing_export_is_kept_unless_forced(structure_file, tmp_path):
     assert load_exported(tmp_path / "out").card.precision == "fp16"
 
 
+def test_another_format_by_force_leaves_nothing_of_the_first(structure_file, tmp_path):
+    pytest.importorskip("openvino")
+    assert call(structure_file, "--out", tmp_path / "out", "--no-verify") == 0
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    assert call(structure_file, "--out", tmp_path / "out", "--no-verify", "--format", "openvino", "--force") == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["model.bin", "model.json", "model.xml", "notes.txt"]
+    assert load_exported(tmp_path / "out").runtime == "openvino"
+
+
+def test_a_place_that_cannot_be_written_is_said_at_once(structure_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_graph, "trace", None)  # nothing is traced
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"model\.onnx: cannot be written \(.*file is no folder\)"):
+        call(structure_file, "--out", tmp_path / "file" / "below" / "out")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(OutputError, match=r"model\.onnx: cannot be written \(no permission to write in .*\)"):
+        call(structure_file, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_default_folder_is_named_after_the_model(structure_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     call(structure_file, "--no-verify", "--dynamic", "size")

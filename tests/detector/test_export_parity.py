@@ -216,6 +216,9 @@ def test_half_precision_that_runs_in_single_is_told():
     assert proof.complaint() == (
         "fp16 was asked, but openvino runs 3 of 30 convolutions and products in it on a CPU (27 in fp32)"
     )
+    partial = dataclasses.replace(proof, asked="int8", layers={"fp32": 27, "int8": 3}, intended=6)
+    assert partial.complaint() is None
+    assert dataclasses.replace(partial, intended=8).complaint().startswith("int8 was asked, but openvino runs 3 of 30")
     unknown = dataclasses.replace(proof, layers={"fp16": 30}, macs={})
     assert unknown.share_macs is None and unknown.complaint() is None
 

@@ -14,6 +14,7 @@ from detector.errors import InputError, MissingExtraError
 from detector.live import Live, LiveSettings, is_recording, live_address
 from detector.sources import open_source
 from detector.video import without_password
+from maenas.errors import OutputError
 
 URL = "rtsp://camera/stream"
 
@@ -171,11 +172,28 @@ def test_silence_is_given_up(monkeypatch):
     gate = threading.Semaphore(0)
     source = FakeSource(FakeCapture([1, 2], gate=gate))
     with (
-        closing(iter(source.live(timeout_s=0.1))) as frames,
+        closing(iter(source.live(3, timeout_s=0.1))) as frames,
         pytest.raises(InputError, match=r"gave no frame for 0\.1 s"),
     ):
         next(frames)
     gate.release()
+
+
+def test_a_stream_that_falls_silent_is_opened_again():
+    class Silent(FakeCapture):
+        """As FFmpeg: a read ends without a frame once its time is over, and a little later than was asked."""
+
+        def read(self):
+            if not self.frames:
+                threading.Event().wait(0.5)
+            return super().read()
+
+    again, gate = paced(7)
+    source = FakeSource(Silent([1]), again)
+    with closing(iter(source.live(timeout_s=0.4))) as frames:
+        assert blues([next(frames), next(frames)]) == [1, 7]
+    gate.release()
+    assert source.pauses == [0.5]
 
 
 def test_an_error_of_the_decoder_reaches_the_reader():
@@ -320,7 +338,7 @@ def test_a_url_that_never_answers():
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/stream"
-        with pytest.raises(InputError, match=r"(cannot be opened|gave no frame for 0\.3 s)"):
+        with pytest.raises(InputError, match=r"(cannot be opened|gave no frame for 0\.6 s)"):
             next(iter(Live(url, settings=LiveSettings(timeout_s=0.3))))
 
 
@@ -339,6 +357,20 @@ def test_a_camera_that_is_not_there():
     pytest.importorskip("cv2")
     with pytest.raises(InputError, match="camera 97: cannot be opened; expected the number of a connected one"):
         next(iter(open_source(97)))
+
+
+def test_a_video_that_was_cut_short_is_not_kept(tmp_path):
+    """As on a full disk, of which OpenCV says nothing: the index at the end is missing."""
+    pytest.importorskip("cv2")
+    from detector.video import VideoWriter
+
+    writer = VideoWriter(tmp_path / "clip.mp4", fps=10, size=(48, 64))
+    writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer._writer.release()
+    writer._temporary.write_bytes(writer._temporary.read_bytes()[:200])
+    with pytest.raises(OutputError, match=r"clip\.mp4: could not be written to its end; is the disk full\?"):
+        writer.__exit__(None, None, None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_video_file_behind_a_url_is_read_whole(tmp_path):

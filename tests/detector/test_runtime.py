@@ -23,6 +23,7 @@ from export_cases import lively, quick_trace, small_structure  # noqa: E402
 from detector import export_graph  # noqa: E402
 from detector.errors import ExportError, InputError, MissingExtraError  # noqa: E402
 from detector.export import ExportChecks, ExportOptions, export_artifacts  # noqa: E402
+from detector.load import load_predictor  # noqa: E402
 from detector.runtime import Detections, load  # noqa: E402
 from detector.runtimes import is_installed  # noqa: E402
 
@@ -100,6 +101,10 @@ def test_an_artifact_opens_by_its_card_its_file_or_its_folder(model, artifacts, 
     assert wanted.labels.tolist() == found[0].labels.tolist()
     np.testing.assert_allclose(found[0].boxes, wanted.boxes, rtol=0, atol=0.01)
     np.testing.assert_allclose(found[0].scores, wanted.scores, rtol=0, atol=1e-5)
+
+
+def test_a_predictor_opens_by_its_card_too(artifacts):
+    assert load_predictor(artifacts / "onnx" / "model.json").path == artifacts / "onnx" / "model.onnx"
 
 
 def test_a_card_may_be_used_in_another_runtime(artifacts):

@@ -24,6 +24,7 @@ from detector.artifact_files import record_file  # noqa: E402
 from detector.errors import ExportError, InputError, MissingExtraError  # noqa: E402
 from detector.export import ExportChecks, ExportOptions, export_artifacts, export_onnx  # noqa: E402
 from detector.export_reference import example_images  # noqa: E402
+from detector.predict import predict  # noqa: E402
 from detector.runtimes import is_installed, load_exported  # noqa: E402
 from maenas.errors import StructureError  # noqa: E402
 
@@ -124,6 +125,15 @@ def test_thresholds_of_the_nms_form(model, exported):
         predictor.detect(images, **{**NMS, "iou_threshold": 0.7})
 
 
+def test_a_file_with_suppression_inside_needs_no_thresholds(model, exported):
+    predictor = load_exported(exported / "nms")
+    image = np.full((50, 70, 3), 128, dtype=np.uint8)
+    wanted = predict(model, image, score_threshold=0.25, iou_threshold=0.6, max_detections=20)
+    assert 0 < len(predictor.predict(image)) == len(wanted)
+    with pytest.raises(InputError, match=r"iou_threshold is 0.7; expected 0.6"):
+        predictor.predict(image, iou_threshold=0.7)
+
+
 @pytest.mark.parametrize(
     "form, shape, message",
     [
@@ -174,8 +184,10 @@ def test_other_files_are_refused(copied, tmp_path):
     with pytest.raises(ExportError, match=r"suffix is '.pt'; expected .onnx or .xml or .engine"):
         load_exported(tmp_path / "model.pt")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ExportError, match=r"holds exported files none; expected model.onnx"):
+    with pytest.raises(ExportError, match=r"holds exported files none; expected model.onnx, or exactly one$"):
         load_exported(tmp_path / "empty")
+    with pytest.raises(ExportError, match=r"exactly one, or one of its folders export$"):
+        load_exported(tmp_path)
     (copied / "model.onnx").rename(copied / "other.onnx")
     (copied / "model.json").rename(copied / "other.json")
     with pytest.raises(ExportError, match=r"other.json: files lists model.onnx; expected other.onnx among them"):
@@ -205,6 +217,7 @@ def test_a_card_of_another_structure_is_refused(copied):
         ({"form": "boxes"}, "form is 'boxes'; expected one of raw, decoded, nms"),
         ({"class_names": ["a"] * 9}, "class_names has 9 entries; expected 3"),
         ({"image_size": [64]}, r"image_size is \[64\]; expected \[height, width\]"),
+        ({"image_size": [64, 64]}, r"image_size is \[64, 64\]; expected \[64, 96\], the sides of the input"),
         ({"outputs": [{"name": "scores"}]}, "outputs: dtype is missing"),
         ({"opset": "18"}, 'opset is "18"; expected a whole number'),
         ({"new": 1}, "new is unknown"),

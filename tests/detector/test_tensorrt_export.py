@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -14,6 +15,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 import numpy as np  # noqa: E402
+from evaluation_cases import NAMES, write_scenes  # noqa: E402
 from export_cases import by_score, lively, quick_trace, small_structure  # noqa: E402
 from tensorrt_fake import FakeCuda, fake_tensorrt  # noqa: E402
 
@@ -25,6 +27,8 @@ from detector.export_reference import example_images  # noqa: E402
 from detector.runtimes import is_installed, load_exported  # noqa: E402
 from detector.tensorrt_build import EngineOptions  # noqa: E402
 from detector.tensorrt_layers import layer_precisions  # noqa: E402
+from maenas.cli.main import main  # noqa: E402
+from maenas.profiling.backends import tensorrt_adapter  # noqa: E402
 
 pytestmark = pytest.mark.export
 
@@ -239,6 +243,94 @@ def test_graphs_that_tensorrt_refuses(model, tmp_path, install):
     with pytest.raises(ExportError, match=r"TensorRT 10.13.3.9 cannot build an engine of the graph"):
         export(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def cells(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_scenes(folder)
+    return folder
+
+
+def test_the_verbs_run_an_engine(model, tmp_path, install, cells, capsys, monkeypatch):
+    pytest.importorskip("faster_coco_eval")
+    install()
+    export(model, tmp_path)
+    aware = dataclasses.replace(read_card(tmp_path / "model.engine"), class_names=NAMES)
+    (tmp_path / "model.json").write_text(json.dumps(aware.to_dict()))
+    words = ["predict", tmp_path, cells / "images", "--out", tmp_path / "found", "--runtime", "tensorrt", "--no-images"]
+    assert main(list(map(str, words))) == 0
+    words = ["eval", tmp_path / "model.json", "--data", cells, "--out", tmp_path / "eval", "--runtime", "tensorrt"]
+    assert main(list(map(str, words))) == 0
+    record = json.loads((tmp_path / "eval" / "eval.json").read_text())
+    assert (record["model"]["runtime"], record["model"]["runtime_version"]) == ("tensorrt", VERSIONS[0])
+    assert (record["timing"]["device"], record["timing"]["hardware"]) == ("cuda", "NVIDIA Fake 9000")
+    assert main(["predict", str(cells), str(cells / "images"), "--runtime", "tensorrt"]) == 2
+    capsys.readouterr()
+
+
+class FakeAdapter:
+    """Builds the reference network of a benchmark."""
+
+    version, device_name = VERSIONS[0], FakeCuda.name
+
+    def build(self, model, shape, *, precision):
+        return self
+
+    def layer_information(self):
+        return json.dumps({"Layers": []})
+
+    def execute(self, images):
+        time.sleep(0.002)  # the reference is run until it has taken some time
+
+    def close(self):
+        pass
+
+
+def benchmark(*words):
+    return main(["benchmark", *map(str, words), "--passes", "1", "--seconds", "0", "--force", "--json"])
+
+
+def test_an_engine_is_timed(model, tmp_path, install, capsys, monkeypatch):
+    pytest.importorskip("psutil")
+    install()
+    monkeypatch.setattr(tensorrt_adapter, "open_adapter", FakeAdapter)
+    export(model, tmp_path, precision="fp16", dynamic_batch=True)
+    # No runtime and no precision need be named, and the others leave it out.
+    assert benchmark(tmp_path, "--batch", 1, 2) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [(line["backend"], line["precision"], line["batch"]) for line in report["lines"]] == [
+        ("tensorrt", "fp16", 1),
+        ("tensorrt", "fp16", 2),
+    ]
+    assert report["lines"][0]["digest"] == model.structure.digest
+    assert benchmark(tmp_path, "--backend", "onnxruntime", "tensorrt") == 0
+    (skipped,) = json.loads(capsys.readouterr().out)["skipped"]
+    assert skipped["reason"].endswith("is a TensorRT engine; expected the backend tensorrt for it")
+
+
+@pytest.mark.parametrize("case", ["precision", "gpu", "changed", "no card"])
+def test_an_engine_that_is_not_what_it_says_is_not_timed(model, tmp_path, install, cuda, capsys, monkeypatch, case):
+    pytest.importorskip("psutil")
+    install(precision="fp32" if case == "precision" else None)
+    monkeypatch.setattr(tensorrt_adapter, "open_adapter", FakeAdapter)
+    export(model, tmp_path, precision="fp16")
+    path = tmp_path / "model.engine"
+    if case == "gpu":
+        cuda.name = "NVIDIA Other"
+    if case == "changed":
+        path.write_bytes(path.read_bytes() + b"x")
+    if case == "no card":
+        (tmp_path / "model.json").unlink()
+    assert benchmark(path) == 2
+    said = capsys.readouterr().err
+    assert {
+        "precision": "fp16 was asked, but tensorrt runs 0 of",
+        "gpu": "was built for NVIDIA Fake 9000",
+        "changed": "changed or cut short after the export",
+        "no card": "has no model.json beside it",
+    }[case] in said
+    assert len(said.strip().splitlines()) == 1
 
 
 def test_without_tensorrt(model, tmp_path, install, monkeypatch):

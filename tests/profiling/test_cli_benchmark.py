@@ -132,8 +132,11 @@ def test_openvino_s_own_files(tmp_path, network, capsys):
 
     (folder := tmp_path / "export").mkdir()
     path = folder / "model.xml"
-    openvino.save_model(openvino_core(purpose="a test").read_model(network), path, compress_to_fp16=False)
-    (folder / "model.json").write_text(json.dumps({"digest": "abc123", "form": "raw"}))
+    graph = openvino_core(purpose="a test").read_model(network)
+    graph.set_rt_info(json.dumps({"digest": "abc123", "form": "raw"}), "maenas")
+    openvino.save_model(graph, path, compress_to_fp16=False)
+    # What lies beside it may be the card of another export.
+    (folder / "model.json").write_text(json.dumps({"digest": "other", "form": "nms"}))
     call(folder, network, "--backend", "openvino", "onnxruntime", "--force", "--json")
     report = json.loads(capsys.readouterr().out)
     lines = [(line["form"], line["backend"], line["digest"]) for line in report["lines"]]
@@ -163,7 +166,9 @@ def test_ratios_are_taken_pass_by_pass():
     backend = SimpleNamespace(
         name="it", version="1", device_name="d", precision="fp32", threads=1, batch=1, accelerator=False
     )
-    lines = [Line(Model(key, Path(key), "raw", False, None, "", 1), backend, PinnedEntry(key, None, 1)) for key in "ab"]
+    lines = [
+        Line(Model(key, Path(key), "raw", None, False, None, "", 1), backend, PinnedEntry(key, None, 1)) for key in "ab"
+    ]
     records = [record("a", 0, 10), record("a", 1, 20), record("b", 0, 5), record("b", 1, 11)]
     report = make_report(
         lines,
@@ -255,7 +260,7 @@ def test_files_are_checked(tmp_path, network):
     with pytest.raises(ProfileError, match=r"none\.onnx: cannot be read \(No such file"):
         call(tmp_path / "none.onnx", *ORT)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ProfileError, match=r"empty: holds no \.onnx or \.xml file"):
+    with pytest.raises(ProfileError, match=r"empty: holds no \.onnx or \.xml or \.engine file"):
         call(tmp_path / "empty", *ORT)
     with pytest.raises(ProfileError, match="is given twice"):
         call(network, network, *ORT)
@@ -266,6 +271,33 @@ def test_a_network_that_a_runtime_cannot_run_is_named(tmp_path):
     path = save_network(onnx, tmp_path / "wrong.onnx", [node], constants, output="conv_out")
     with pytest.raises(ProfileError, match=r"wrong\.onnx in onnxruntime with 1 threads: failed to run"):
         call(path, *ORT)
+
+
+def test_weights_that_were_left_behind_are_named(tmp_path, network):
+    """A network whose weights lie in a second file, moved without it."""
+    onnx.save(onnx.load(network), tmp_path / "large.onnx", save_as_external_data=True, size_threshold=0, location="w")
+    call(tmp_path / "large.onnx", *ORT)
+    (tmp_path / "w").unlink()
+    with pytest.raises(ProfileError, match=r"large\.onnx in onnxruntime with 1 threads: failed to run"):
+        call(tmp_path / "large.onnx", *ORT)
+
+
+def test_the_card_and_the_folder_of_several_formats_are_taken(tmp_path, capsys):
+    for name in ("onnx", "openvino"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    tiny_network(onnx, tmp_path / "out" / "onnx" / "model.onnx")
+    (tmp_path / "out" / "onnx" / "model.json").write_text("{}")
+    for path in (tmp_path / "out", tmp_path / "out" / "onnx" / "model.json"):
+        call(path, *ORT, "--json")
+        (line,) = json.loads(capsys.readouterr().out)["lines"]
+        assert line["model"] == str(tmp_path / "out" / "onnx" / "model.onnx")
+
+
+def test_the_folder_of_the_files_is_made_and_tried_first(tmp_path, network):
+    call(network, *ORT, "--out", tmp_path / "new" / "bench.json", "--no-plot")
+    assert (tmp_path / "new" / "bench.csv").is_file()
+    with pytest.raises(OutputError, match=r"bench\.json: cannot be written \(.*tiny\.onnx is no folder\)"):
+        call(tmp_path / "nothing.onnx", *ORT, "--out", network / "bench.json")
 
 
 def test_an_existing_file_is_kept(tmp_path, network):

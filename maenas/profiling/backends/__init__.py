@@ -15,17 +15,19 @@ from maenas.profiling.backends.layers import LayerTime
 __all__ = ["BACKENDS", "Backend", "Bridge", "Entry", "LayerTime", "OpenEntry", "open_backend"]
 
 _TORCH = "maenas.profiling.backends.pytorch"
+_TENSORRT = "maenas.profiling.backends.tensorrt"
 
 BACKENDS = {
     "openvino": "maenas.profiling.backends.openvino",
     "onnxruntime": "maenas.profiling.backends.onnxruntime",
-    "tensorrt": "maenas.profiling.backends.tensorrt",
+    "tensorrt": _TENSORRT,
     "torch-cpu": _TORCH,
     "torch-cuda": _TORCH,
     "torch-cpu-compiled": _TORCH,
     "torch-cuda-compiled": _TORCH,
 }
-"""Name to module; a module has open_backend(threads, precision, batch), that of torch with the name and the bridge."""
+"""Name to module; a module has open_backend(threads, precision, batch), that of TensorRT with the bridge, and that of
+torch with the name too."""
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
@@ -111,7 +113,7 @@ def open_backend(
         threads: CPU threads that one inference may use.
         precision: One of `PRECISIONS`, of the arithmetic.
         batch: Images per run.
-        bridge: To the package `detector`; torch needs it.
+        bridge: To the package `detector`; torch needs it, and TensorRT for engines that are built already.
 
     Raises:
         ProfileError: The name, a number or the precision is wrong, or the runtime lacks the precision on this device.
@@ -129,4 +131,6 @@ def open_backend(
         return cast(
             Backend, module.open_backend(name, threads=threads, precision=precision, batch=batch, bridge=bridge)
         )
+    if BACKENDS[name] == _TENSORRT:
+        return cast(Backend, module.open_backend(threads=threads, precision=precision, batch=batch, bridge=bridge))
     return cast(Backend, module.open_backend(threads=threads, precision=precision, batch=batch))

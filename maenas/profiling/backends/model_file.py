@@ -19,6 +19,9 @@ _FLOAT_TYPES = {1: "float32", 10: "float16"}
 """Numbers of the element types in the ONNX format that an input may have."""
 
 _IR = ".xml"
+METADATA_KEY = "maenas"
+"""Under this name exports of ours have their card inside."""
+
 _IR_TYPES = {"f32": "float32", "f16": "float16"}
 _IR_OPERATORS = {
     "Convolution": "Conv",
@@ -181,7 +184,7 @@ def _read_ir(path: Path) -> ModelFile:
         input_name=value.any_name,
         input_dtype=_IR_TYPES[element],
         input_dims=tuple("" if axis.is_dynamic else axis.get_length() for axis in value.partial_shape),
-        metadata={},
+        metadata={METADATA_KEY: graph.get_rt_info(METADATA_KEY).astype(str)} if graph.has_rt_info(METADATA_KEY) else {},
         content=None,
     )
 

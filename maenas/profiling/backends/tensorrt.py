@@ -19,9 +19,11 @@ from typing import Any, Protocol
 from maenas.errors import ProfileError
 from maenas.extras import require
 from maenas.layer_precision import tensorrt_precision
+from maenas.profiling.backends import Bridge
 from maenas.profiling.backends.layers import LayerTime, complete_sources, typical_run
 from maenas.profiling.backends.model_file import ModelFile, open_model_file, random_images
 from maenas.profiling.backends.precision import check_ran, heavy_nodes
+from maenas.profiling.backends.tensorrt_engine import SUFFIX, EngineEntry, open_engine
 
 _PROFILED_RUNS = (7, 50)
 _WARM_UP = 3
@@ -97,6 +99,7 @@ class TensorRtBackend:
     precision: str
     batch: int
     threads: int
+    bridge: Bridge | None = None
     name: str = "tensorrt"
     accelerator: bool = True
     has_layer_times: bool = True
@@ -113,18 +116,27 @@ class TensorRtBackend:
 
     def entry(
         self, onnx_path: Path, *, key: str, layers: bool, image_size: tuple[int, int] | None = None
-    ) -> TensorRtEntry:
-        """A network; see `Backend.entry`."""
+    ) -> TensorRtEntry | EngineEntry:
+        """A network, of which an engine is built, or an engine of an export; see `Backend.entry`."""
+        if onnx_path.suffix == SUFFIX:
+            return open_engine(
+                onnx_path,
+                key=key,
+                precision=self.precision,
+                batch=self.batch,
+                image_size=image_size,
+                bridge=self.bridge,
+            )
         model, shape = open_model_file(onnx_path, batch=self.batch, image_size=image_size, precision=self.precision)
         return TensorRtEntry(key, self, model, shape, layers)
 
 
-def open_backend(*, threads: int, precision: str, batch: int) -> TensorRtBackend:
+def open_backend(*, threads: int, precision: str, batch: int, bridge: Bridge | None) -> TensorRtBackend:
     """TensorRT with these settings; the number of threads is that of the host and changes nothing."""
     require("tensorrt", extra="tensorrt", purpose="profiling with TensorRT")
     from maenas.profiling.backends.tensorrt_adapter import open_adapter
 
-    return TensorRtBackend(open_adapter(), precision, batch, threads)
+    return TensorRtBackend(open_adapter(), precision, batch, threads, bridge)
 
 
 @dataclass(frozen=True)
