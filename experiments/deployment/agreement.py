@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,16 +43,20 @@ print(json.dumps(sorted(times)[len(times) // 2]))
 
 
 def main() -> None:
-    """Measure in turns, print the table and write agreement.csv; exit status 1 where a pair disagrees."""
+    """Measure in turns, print the table and write agreement.csv; exit status 1 where a pair disagrees.
+
+    The table is written after every pair, and pairs that are in it are not measured again.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", type=Path, nargs="+", help=".onnx or .xml files with fixed shapes")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--force", action="store_true", help="measure on a busy machine too")
-    parser.add_argument("--out", type=Path, default=HERE / "agreement.csv")
+    parser.add_argument("--out", type=Path, default=HERE / "agreement.csv", help="remove it to measure all again")
     arguments = parser.parse_args()
-    rows = []
+    rows = read_rows(arguments.out)
+    kept = {(row["model"], row["runtime"], row["threads"]) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         for path in arguments.models:
             images = Path(folder) / "images.npy"
@@ -65,11 +70,9 @@ def main() -> None:
                 if path.suffix == ".onnx":
                     pairs["onnxruntime"] = plain_session
                 for runtime, other in pairs.items():
-                    rows += compare(path, images, runtime, other, threads, arguments)
-    with arguments.out.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+                    if (label(path), runtime, threads) not in kept:
+                        rows.append(compare(path, images, runtime, other, threads, arguments))
+                        write_rows(rows, arguments.out)
     conditions = {"host": describe_host(), "rounds": arguments.rounds, "seconds": arguments.seconds}
     arguments.out.with_suffix(".json").write_text(json.dumps(conditions, indent=2) + "\n", encoding="utf-8")
     sys.exit(report(rows))
@@ -82,7 +85,7 @@ def compare(
     other: Callable[[Path, Path, int, float], float],
     threads: int,
     arguments: argparse.Namespace,
-) -> list[dict[str, object]]:
+) -> dict[str, Any]:
     """Both ways in turns; each comes first as often as the other."""
     found: dict[str, list[float]] = {"maenas": [], other.__name__: []}
     busy: list[float] = []
@@ -97,13 +100,14 @@ def compare(
                     else:
                         ms = other(path, images, threads, arguments.seconds)
                 found[name].append(ms)
+                print(f"{label(path)} {runtime} {threads}t round {number + 1}: {name} {ms:.3f} ms", file=sys.stderr)
                 busy.append(guard.steal)
     finally:
         unpin()
     ours, theirs = (statistics.median(values) for values in found.values())
     ratio = theirs / ours
     row = {
-        "model": f"{path.parent.name}/{path.name}",
+        "model": label(path),
         "runtime": runtime,
         "threads": threads,
         "maenas_ms": round(ours, 3),
@@ -115,8 +119,32 @@ def compare(
         "rounds_other": " ".join(f"{ms:.3f}" for ms in found[other.__name__]),
         "steal": round(max(busy), 3),
     }
-    print(json.dumps(row), file=sys.stderr, flush=True)
-    return [row]
+    print(json.dumps(row), file=sys.stderr)
+    return row
+
+
+def label(path: Path) -> str:
+    """A model in the table."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """What an earlier call measured."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows: list[dict[str, Any]] = list(csv.DictReader(stream))
+    for row in rows:
+        row |= {"threads": int(row["threads"]), "agrees": row["agrees"] == "True"}
+    return rows
+
+
+def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
+    """All pairs so far."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def maenas(path: Path, runtime: str, threads: int, seconds: float, *, force: bool) -> float:
@@ -157,7 +185,7 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
-def report(rows: list[dict[str, object]]) -> int:
+def report(rows: list[dict[str, Any]]) -> int:
     """Print a table for the README; 1 where a pair disagrees."""
     print("| model | runtime | threads | maenas benchmark, ms | other tool, ms | ratio | |")
     print("|---|---|---|---|---|---|---|")

@@ -57,6 +57,7 @@ def main() -> None:
     if "table" in steps:
         rows = make_table(artifacts, arguments)
         write_csv(rows, arguments.out)
+        write_conditions(arguments)
         print_table(rows, arguments.threads)
 
 
@@ -69,13 +70,14 @@ def export(arguments: argparse.Namespace) -> None:
                 failed = folder.with_name(f"{folder.name}.failed")
                 if folder.joinpath("model.json").exists() or failed.exists():
                     continue
+                say(f"export {folder.name}")
                 command = ["export", str(arguments.checkpoint), "--format", name, "--precision", precision]
                 command += ["--nms", form, "--data", arguments.data, "--split", arguments.split, "--json"]
                 done = maenas(*command, "--out", str(folder))
                 if done.returncode:
                     failed.parent.mkdir(parents=True, exist_ok=True)
                     failed.write_text(done.stderr[-4000:], encoding="utf-8")
-                    print(f"{folder.name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+                    say(f"{folder.name} cannot be made: {done.stderr.strip().splitlines()[-1]}")
 
 
 def find_artifacts(work: Path) -> list[Path]:
@@ -93,6 +95,7 @@ def measure_accuracy(artifacts: Sequence[Path], arguments: argparse.Namespace) -
         target = accuracy_file(arguments.work, artifact, runtime)
         if target.exists():
             continue
+        say(f"accuracy {target.stem}")
         if reference is None:
             reference = evaluate(load_predictor(arguments.checkpoint), dataset, max_detections=MAX_DETECTIONS)
         found = reference
@@ -107,7 +110,7 @@ def measure_accuracy(artifacts: Sequence[Path], arguments: argparse.Namespace) -
         }
         target.parent.mkdir(exist_ok=True)
         target.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        print(f"{target.stem}: {json.dumps(record)}", flush=True)
+        say(json.dumps(record))
 
 
 def differences(reference: Sequence[Detections], others: Sequence[Detections]) -> dict[str, Any]:
@@ -151,10 +154,11 @@ def measure_latency(artifacts: Sequence[Path], arguments: argparse.Namespace) ->
             target = arguments.work / f"{name}-{threads}.json"
             if target.exists():
                 continue
+            say(f"latency {target.stem}: {len(models)} files")
             command = ["benchmark", *models, "--backend", *backends, "--threads", str(threads)]
             command += ["--seconds", str(arguments.seconds), "--out", str(target)]
             done = maenas(*command, *(["--force"] if arguments.force else []))
-            print(done.stdout, flush=True)
+            say(done.stdout)
             if done.returncode:
                 sys.exit(done.stderr)
 
@@ -210,6 +214,22 @@ def size_of(artifact: Path) -> int:
 def accuracy_file(work: Path, artifact: Path | None, runtime: str) -> Path:
     """Where the AP of an artifact in a runtime is kept."""
     return work / "accuracy" / f"{'checkpoint' if artifact is None else artifact.name}@{runtime}.json"
+
+
+def write_conditions(arguments: argparse.Namespace) -> None:
+    """What the times depend on, as `maenas benchmark` states it, into conditions.json beside the table."""
+    reports = [arguments.work / f"bench-{threads}.json" for threads in arguments.threads]
+    found = [json.loads(report.read_text(encoding="utf-8")) for report in reports if report.exists()]
+    conditions = {
+        str(report["lines"][0]["threads"]): {name: report[name] for name in ("host", "versions", "conditions")}
+        for report in found
+    }
+    arguments.out.with_name("conditions.json").write_text(json.dumps(conditions, indent=1) + "\n", encoding="utf-8")
+
+
+def say(line: str) -> None:
+    """Progress, on standard error."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def maenas(*words: str) -> subprocess.CompletedProcess[str]:
