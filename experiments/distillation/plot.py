@@ -97,24 +97,24 @@ def draw(lines: list[Line], folder: Path) -> None:
     """Class loss and AP over the epochs for each weight: means over seeds, and the seeds in light."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    loss_axes, figure_axes = figure.subplots(1, 2)
+    loss_axes, ap_axes = figure.subplots(1, 2)
     names = {"none": "no teacher", "0.5": "weight 0.5", "2": "weight 2", "10": "weight 10", "cosine": "cosine 1 to 0.1"}
     for number, (key, label) in enumerate(names.items()):
         runs = [metrics(folder / "metrics" / f"{line['run']}.csv") for line in lines if by_weight(line) == key]
         if not runs:
             continue
-        for axes, column in ((loss_axes, "quality_focal"), (figure_axes, "ap")):
+        for axes, column, factor in ((loss_axes, "quality_focal", 1), (ap_axes, "ap", 100)):
             points: dict[float, list[float]] = {}
             for rows in runs:
-                found = [(float(row["epoch"]), float(row[column])) for row in rows if row[column]]
+                found = [(float(row["epoch"]), factor * float(row[column])) for row in rows if row[column]]
                 axes.plot(*zip(*found, strict=True), color=f"C{number}", linewidth=0.6, alpha=0.4)
                 for epoch, value in found:
                     points.setdefault(epoch, []).append(value)
             means = [(epoch, mean(values)) for epoch, values in sorted(points.items())]
             axes.plot(*zip(*means, strict=True), color=f"C{number}", label=label)
-    loss_axes.set(title="classification loss (quality focal)", xlabel="epoch", yscale="log")
-    figure_axes.set(title="AP on the validation images", xlabel="epoch")
-    for axes in (loss_axes, figure_axes):
+    loss_axes.set(title="classification loss (quality focal)", xlabel="epoch")
+    ap_axes.set(title="AP on the validation images, %", xlabel="epoch")
+    for axes in (loss_axes, ap_axes):
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(folder / "figure4.png", dpi=120)
