@@ -171,7 +171,10 @@ def _measured_pool(
         ratios = [each.measured_ms / each.predicted_ms for each in measured.values() if each.measured_ms is not None]
         bias = float(np.median(ratios))
         moved = Band(band.low_ms / bias, band.high_ms / bias)
-        pool = _predicted_pool(request, moved, POOL * count, seed + 100 * (round_index + 1), taken)
+        try:
+            pool = _predicted_pool(request, moved, POOL * count, seed + 100 * (round_index + 1), taken)
+        except BudgetError:
+            break  # out of reach: what was measured so far is all there is
     return within
 
 

@@ -107,6 +107,7 @@ def _scatter(panel: Axes, group: GroupResult, score: ScoreResult) -> None:
     panel.set_xlabel(score.name, fontsize=8)
     panel.set_ylabel("AP", fontsize=8)
     panel.tick_params(labelsize=7)
+    panel.xaxis.get_offset_text().set_fontsize(7)
     panel.margins(0.12)
     panel.grid(alpha=0.25, lw=0.6)
 

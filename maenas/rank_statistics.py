@@ -96,8 +96,9 @@ def rho_rows(scores: Floats, aps: Floats) -> Floats:
 def regret_rows(scores: Floats, aps: Floats) -> Floats:
     """Regret of every row."""
     picked = scores == scores.max(axis=1, keepdims=True)
-    lost: Floats = aps.max(axis=1) - (aps * picked).sum(axis=1) / picked.sum(axis=1)
-    return lost
+    lost = aps.max(axis=1) - (aps * picked).sum(axis=1) / picked.sum(axis=1)
+    positive: Floats = np.maximum(lost, 0.0)  # a mean of equal numbers may be rounded up
+    return positive
 
 
 def bootstrap(

@@ -10,7 +10,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maenas.cli.question import add_space_arguments, space_from
+from maenas.cli.eval_proxy_options import (
+    IN_BAND,
+    OVER_RANGE,
+    add_arguments,
+    check_options,
+    parse_share,
+    question_of,
+    title_of,
+)
+from maenas.cli.question import space_from
 from maenas.errors import ProxyError
 
 if TYPE_CHECKING:
@@ -27,53 +36,7 @@ if TYPE_CHECKING:
 HELP = "train networks of equal latency and report how well each score predicts their AP"
 EXAMPLE = "maenas eval-proxy --data data.yaml --block mob --device local --budget 8ms --seeds 0 1 --epochs 25"
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument(
-        "structures", metavar="STRUCTURE", nargs="*", help="files or published names to compare; or draw some:"
-    )
-    parser.add_argument(
-        "--data", metavar="PATH", required=True, help="data.yaml, COCO file or folder with train and val"
-    )
-    add_space_arguments(parser)
-    drawn = parser.add_argument_group("networks drawn from a space")
-    drawn.add_argument("--device", metavar="NAME", help="latency table: name, alias, folder, or local")
-    drawn.add_argument("--budget", metavar="TIME", help="upper edge of the latency band, e.g. 8ms")
-    drawn.add_argument(
-        "--band", default="2%", metavar="N%", help="width of the band, a share of the budget (default: 2%%)"
-    )
-    drawn.add_argument("--structures", dest="count", type=int, metavar="N", help="networks in the band (default: 12)")
-    drawn.add_argument(
-        "--wide", nargs=2, metavar=("LOW", "HIGH"), help="also draw networks over this range of latencies"
-    )
-    drawn.add_argument("--wide-structures", type=int, metavar="N", help="how many (default: 6)")
-    drawn.add_argument("--draw-seed", type=int, default=0, metavar="N", help="same seed, same networks (default: 0)")
-    drawn.add_argument("--measure", action="store_true", help="also measure the latency here; the band is then of that")
-    drawn.add_argument(
-        "--allow-extrapolation", action="store_true", default=None, help="use operators outside the table's range"
-    )
-    training = parser.add_argument_group("training, the same for all")
-    training.add_argument("--recipe", default="small-data", metavar="NAME", help="names or files (default: small-data)")
-    training.add_argument("--epochs", type=int, metavar="N", help="passes over the training images")
-    training.add_argument("--max-minutes", type=float, metavar="T", help="equal wall time for each run instead")
-    training.add_argument("--seeds", type=int, nargs="+", default=[0, 1], metavar="N", help="runs per network (0 1)")
-    training.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="K=V", help="any field, such as train.batch_size=8"
-    )
-    training.add_argument("--train-device", metavar="NAME", help="cpu, cuda or mps (default: the best there is)")
-    training.add_argument("--workers", type=int, metavar="N", help="processes that read and augment, per run")
-    scores = parser.add_argument_group("scores")
-    scores.add_argument(
-        "--score", action="append", default=[], metavar="MODULE:FUNCTION", help="compare your own too; may be repeated"
-    )
-    how = parser.add_argument_group("how to run")
-    how.add_argument("--cores", type=int, nargs="+", default=[], metavar="N", help="one run at a time pinned to each")
-    how.add_argument("--out", metavar="DIR", default="runs/eval-proxy", help="folder; the same command goes on in it")
-    how.add_argument(
-        "--dry-run", action="store_true", help="draw the networks, print them and their scores, train nothing"
-    )
-    how.add_argument("--json", action="store_true", help="print the report as one JSON object")
+__all__ = ["EXAMPLE", "HELP", "add_arguments", "run"]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -85,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         MaenasError: An option is wrong, the networks cannot be drawn, or too few of them have results.
     """
-    _check(arguments)
+    check_options(arguments)
     _pin(arguments.cores)
     # A termination ends like Ctrl-C: the children save what they have.
     before = signal.signal(signal.SIGTERM, _interrupt)
@@ -104,7 +67,7 @@ def _run(arguments: argparse.Namespace) -> int:
     own = _own_scores(arguments.score)
     folder, table = ProxyFolder(Path(arguments.out)), _table(arguments)
     request = None if arguments.structures else _request(arguments, table)
-    question = _question(arguments, request, table)
+    question = question_of(arguments, request, table)
     folder.check(question)
     members = folder.load_members()
     if members is None:
@@ -120,7 +83,7 @@ def _run(arguments: argparse.Namespace) -> int:
     results = _results(runs)
     groups = _judged(members, arguments.seeds, results, values, failures)
     write_text_atomically(folder.points, points_csv(members, arguments.seeds, results, values, groups))
-    _plot(folder, groups, title=_title(arguments))
+    _plot(folder, groups, title=title_of(arguments))
     record = report_record(question | {"seeds": arguments.seeds}, groups, failures)
     write_text_atomically(folder.report, json.dumps(record, indent=1) + "\n")
     if arguments.json:
@@ -132,32 +95,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    space = arguments.block is not None or arguments.space is not None
-    if bool(arguments.structures) == space:
-        raise ProxyError("give either structures, or a space to draw them from (--block or --space)")
-    if space and (arguments.budget is None or arguments.device is None):
-        raise ProxyError("drawing networks needs a latency band; expected --device and --budget")
-    if not space:
-        for option in ("budget", "count", "wide", "wide_structures", "variant", "num_classes"):
-            if getattr(arguments, option) is not None:
-                name = {"count": "structures"}.get(option, option).replace("_", "-")
-                raise ProxyError(f"--{name} is given; expected it with a space to draw networks from")
-        if arguments.measure:
-            raise ProxyError("--measure is given; expected it with a space to draw networks from")
-    if arguments.wide_structures is not None and arguments.wide is None:
-        raise ProxyError("--wide-structures is given; expected it with --wide LOW HIGH")
-    for option, count in (("--structures", arguments.count), ("--wide-structures", arguments.wide_structures)):
-        if count is not None and count < 3:
-            raise ProxyError(f"{option} is {count}; expected at least 3")
-    seeds = arguments.seeds
-    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ProxyError(f"--seeds are {' '.join(map(str, seeds))}; expected different numbers, 0 or more")
-    _share(arguments.band)
-    if arguments.draw_seed < 0:
-        raise ProxyError(f"--draw-seed is {arguments.draw_seed}; expected 0 or more")
 
 
 def _pin(cores: Sequence[int]) -> None:
@@ -206,60 +143,22 @@ def _request(arguments: argparse.Namespace, table: LatencyTable | None) -> Reque
     )
 
 
-def _share(text: str) -> float:
-    """`2%` as 0.02."""
-    try:
-        return float(text.removesuffix("%")) / 100
-    except ValueError:
-        raise ProxyError(f"--band is {text!r}; expected a percentage such as 2%") from None
-
-
-def _question(arguments: argparse.Namespace, request: Request | None, table: LatencyTable | None) -> dict[str, Any]:
-    """What a resumed campaign must ask again; seeds, own scores and cores may change."""
-    question: dict[str, Any] = {
-        "data": arguments.data,
-        "recipe": arguments.recipe,
-        "epochs": arguments.epochs,
-        "max_minutes": arguments.max_minutes,
-        "set": list(arguments.set),
-        "table_hash": None if table is None else table.table_hash,
-    }
-    if request is None:
-        return question | {"structures": list(arguments.structures), "image_size": arguments.image_size}
-    return question | {
-        "space": request.space.name,
-        "space_digest": request.space.digest,
-        "variant": request.variant.name,
-        "image_size": list(request.space.image_size),
-        "num_classes": request.variant.head.num_classes,
-        "device": None if table is None else table.name,
-        "budget_ms": request.goal.limit("latency_ms"),
-        "band": arguments.band,
-        "structures": arguments.count or 12,
-        "wide": arguments.wide,
-        "wide_structures": arguments.wide_structures or 6 if arguments.wide else None,
-        "draw_seed": arguments.draw_seed,
-        "measure": arguments.measure,
-        "extrapolate": bool(arguments.allow_extrapolation),
-    }
-
-
 def _draw(arguments: argparse.Namespace, request: Request, folder: ProxyFolder) -> list[Member]:
     from maenas.band import Band, draw_band, draw_wide
     from maenas.budgets import parse_amount
     from maenas.proxy_folder import Member
 
-    limit, width, seed = request.goal.limit("latency_ms"), _share(arguments.band), arguments.draw_seed
+    limit, width, seed = request.goal.limit("latency_ms"), parse_share(arguments.band), arguments.draw_seed
     assert limit is not None
     measure = _measure(request, folder) if arguments.measure else None
     print("drawing networks", file=sys.stderr)
-    drawn = draw_band(request, Band.below(limit, width), arguments.count or 12, seed=seed, measure=measure)
+    drawn = draw_band(request, Band.below(limit, width), arguments.count or IN_BAND, seed=seed, measure=measure)
     groups = {"band": drawn}
     if arguments.wide:
         low, high = (parse_amount("latency_ms", text) for text in arguments.wide)
         taken = [each.structure.digest for each in drawn]
         groups["wide"] = draw_wide(
-            request, low, high, arguments.wide_structures or 6, width=width, seed=seed, taken=taken
+            request, low, high, arguments.wide_structures or OVER_RANGE, width=width, seed=seed, taken=taken
         )
     return [
         Member(group, each.structure, each.predicted_ms, each.measured_ms)
@@ -410,9 +309,3 @@ def _plot(folder: ProxyFolder, groups: Sequence[GroupResult], *, title: str) -> 
     for group in groups:
         for suffix, content in group_pictures(group, title=title).items():
             write_bytes_atomically(folder.plot(group.group, suffix), content)
-
-
-def _title(arguments: argparse.Namespace) -> str:
-    length = "" if arguments.epochs is None else f", {arguments.epochs} epochs"
-    length += "" if arguments.max_minutes is None else f", {arguments.max_minutes:g} min each"
-    return f"{Path(arguments.data).name}, recipe {Path(arguments.recipe).name}{length}"

@@ -44,7 +44,7 @@ def print_members(members: Sequence[Member], values: Sequence[ScoreValues], *, a
         scores.add_column(heading, justify="left" if heading in ("score", "note") else "right")
     for each in values:
         numbers = np.array(list(each.values.values()))
-        problem = problem_of(numbers, np.arange(len(numbers)), set(each.reasons.values()))
+        problem = problem_of(numbers, np.arange(len(numbers), dtype=np.float64), set(each.reasons.values()))
         finite = numbers[np.isfinite(numbers)]
         ends = (f"{finite.min():.6g}", f"{finite.max():.6g}") if len(finite) else ("-", "-")
         scores.add_row(each.name, *ends, str(len(np.unique(finite))), problem)
@@ -58,7 +58,7 @@ def print_report(groups: Sequence[GroupResult], failures: Mapping[str, str], fol
     for group in groups:
         out.print(_network_table(group))
         out.print(_score_table(group))
-        for line in _noise_lines(group):
+        for line in [*_notes(group), *_noise_lines(group)]:
             out.print(line, markup=False, soft_wrap=True)
         out.print("")
     for name, reason in failures.items():
@@ -80,11 +80,11 @@ def _network_table(group: GroupResult) -> Table:
 def _score_table(group: GroupResult) -> Table:
     title = "scores against AP: value [95 % interval over networks]; regret in AP"
     table = Table(title=title, title_justify="left")
-    for heading in ("score", "Kendall tau", "Spearman rho", "regret", "pick", "tau less madnas", "note"):
-        table.add_column(heading, justify="left" if heading in ("score", "note") else "right")
+    for heading in ("score", "Kendall tau", "Spearman rho", "regret", "pick", "tau less madnas"):
+        table.add_column(heading, justify="left" if heading == "score" else "right")
     for score in group.scores:
         if score.problem or score.kendall is None or score.spearman is None or score.regret is None:
-            table.add_row(score.name, "-", "-", "-", "-", "-", score.problem, style="yellow")
+            table.add_row(score.name, "not usable", "-", "-", "-", "-", style="yellow")
             continue
         table.add_row(
             score.name,
@@ -93,9 +93,13 @@ def _score_table(group: GroupResult) -> Table:
             interval_text(score.regret, factor=100, digits=1),
             score.pick,
             "" if score.less_madnas is None else interval_text(score.less_madnas),
-            score.note,
         )
     return table
+
+
+def _notes(group: GroupResult) -> list[str]:
+    """What is to be said of single scores."""
+    return [f"{score.name}: {score.problem or score.note}" for score in group.scores if score.problem or score.note]
 
 
 def _noise_lines(group: GroupResult) -> list[str]:

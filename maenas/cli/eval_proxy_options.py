@@ -1,0 +1,141 @@
+"""The options of `maenas eval-proxy`: what they are, which go together, and the question they ask."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maenas.cli.question import add_space_arguments
+from maenas.errors import ProxyError
+
+if TYPE_CHECKING:
+    from maenas.latency.table import LatencyTable
+    from maenas.search import Request
+
+IN_BAND, OVER_RANGE = 12, 6
+"""Networks drawn unless another number is asked for."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument(
+        "structures", metavar="STRUCTURE", nargs="*", help="files or published names to compare; or draw some:"
+    )
+    parser.add_argument(
+        "--data", metavar="PATH", required=True, help="data.yaml, COCO file or folder with train and val"
+    )
+    add_space_arguments(parser)
+    drawn = parser.add_argument_group("networks drawn from a space")
+    drawn.add_argument("--device", metavar="NAME", help="latency table: name, alias, folder, or local")
+    drawn.add_argument("--budget", metavar="TIME", help="upper edge of the latency band, e.g. 8ms")
+    drawn.add_argument(
+        "--band", default="2%", metavar="N%", help="width of the band, a share of the budget (default: 2%%)"
+    )
+    drawn.add_argument("--structures", dest="count", type=int, metavar="N", help="networks in the band (default: 12)")
+    drawn.add_argument(
+        "--wide", nargs=2, metavar=("LOW", "HIGH"), help="also draw networks over this range of latencies"
+    )
+    drawn.add_argument("--wide-structures", type=int, metavar="N", help="how many (default: 6)")
+    drawn.add_argument("--draw-seed", type=int, default=0, metavar="N", help="same seed, same networks (default: 0)")
+    drawn.add_argument("--measure", action="store_true", help="also measure the latency here; the band is then of that")
+    drawn.add_argument(
+        "--allow-extrapolation", action="store_true", default=None, help="use operators outside the table's range"
+    )
+    training = parser.add_argument_group("training, the same for all")
+    training.add_argument("--recipe", default="small-data", metavar="NAME", help="names or files (default: small-data)")
+    training.add_argument("--epochs", type=int, metavar="N", help="passes over the training images")
+    training.add_argument("--max-minutes", type=float, metavar="T", help="equal wall time for each run instead")
+    training.add_argument("--seeds", type=int, nargs="+", default=[0, 1], metavar="N", help="runs per network (0 1)")
+    training.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="K=V", help="any field, such as train.batch_size=8"
+    )
+    training.add_argument("--train-device", metavar="NAME", help="cpu, cuda or mps (default: the best there is)")
+    training.add_argument("--workers", type=int, metavar="N", help="processes that read and augment, per run")
+    scores = parser.add_argument_group("scores")
+    scores.add_argument(
+        "--score", action="append", default=[], metavar="MODULE:FUNCTION", help="compare your own too; may be repeated"
+    )
+    how = parser.add_argument_group("how to run")
+    how.add_argument("--cores", type=int, nargs="+", default=[], metavar="N", help="one run at a time pinned to each")
+    how.add_argument("--out", metavar="DIR", default="runs/eval-proxy", help="folder; the same command goes on in it")
+    how.add_argument(
+        "--dry-run", action="store_true", help="draw the networks, print them and their scores, train nothing"
+    )
+    how.add_argument("--json", action="store_true", help="print the report as one JSON object")
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        ProxyError: Naming the option.
+    """
+    space = arguments.block is not None or arguments.space is not None
+    if bool(arguments.structures) == space:
+        raise ProxyError("give either structures, or a space to draw them from (--block or --space)")
+    if space and (arguments.budget is None or arguments.device is None):
+        raise ProxyError("drawing networks needs a latency band; expected --device and --budget")
+    if not space:
+        for option in ("budget", "count", "wide", "wide_structures", "variant", "num_classes"):
+            if getattr(arguments, option) is not None:
+                name = {"count": "structures"}.get(option, option).replace("_", "-")
+                raise ProxyError(f"--{name} is given; expected it with a space to draw networks from")
+        if arguments.measure:
+            raise ProxyError("--measure is given; expected it with a space to draw networks from")
+    if arguments.wide_structures is not None and arguments.wide is None:
+        raise ProxyError("--wide-structures is given; expected it with --wide LOW HIGH")
+    for option, count in (("--structures", arguments.count), ("--wide-structures", arguments.wide_structures)):
+        if count is not None and count < 3:
+            raise ProxyError(f"{option} is {count}; expected at least 3")
+    seeds = arguments.seeds
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ProxyError(f"--seeds are {' '.join(map(str, seeds))}; expected different numbers, 0 or more")
+    parse_share(arguments.band)
+    if arguments.draw_seed < 0:
+        raise ProxyError(f"--draw-seed is {arguments.draw_seed}; expected 0 or more")
+
+
+def parse_share(text: str) -> float:
+    """`2%` as 0.02."""
+    try:
+        return float(text.removesuffix("%")) / 100
+    except ValueError:
+        raise ProxyError(f"--band is {text!r}; expected a percentage such as 2%") from None
+
+
+def question_of(arguments: argparse.Namespace, request: Request | None, table: LatencyTable | None) -> dict[str, Any]:
+    """What a resumed campaign must ask again; seeds, own scores and cores may change."""
+    question: dict[str, Any] = {
+        "data": arguments.data,
+        "recipe": arguments.recipe,
+        "epochs": arguments.epochs,
+        "max_minutes": arguments.max_minutes,
+        "set": list(arguments.set),
+        "table_hash": None if table is None else table.table_hash,
+    }
+    if request is None:
+        return question | {"structures": list(arguments.structures), "image_size": arguments.image_size}
+    return question | {
+        "space": request.space.name,
+        "space_digest": request.space.digest,
+        "variant": request.variant.name,
+        "image_size": list(request.space.image_size),
+        "num_classes": request.variant.head.num_classes,
+        "device": None if table is None else table.name,
+        "budget_ms": request.goal.limit("latency_ms"),
+        "band": arguments.band,
+        "structures": arguments.count or IN_BAND,
+        "wide": arguments.wide,
+        "wide_structures": arguments.wide_structures or OVER_RANGE if arguments.wide else None,
+        "draw_seed": arguments.draw_seed,
+        "measure": arguments.measure,
+        "extrapolate": bool(arguments.allow_extrapolation),
+    }
+
+
+def title_of(arguments: argparse.Namespace) -> str:
+    """Data set and training, for pictures."""
+    length = "" if arguments.epochs is None else f", {arguments.epochs} epochs"
+    length += "" if arguments.max_minutes is None else f", {arguments.max_minutes:g} min each"
+    return f"{Path(arguments.data).name}, recipe {Path(arguments.recipe).name}{length}"
