@@ -1,4 +1,4 @@
-"""What the documents promise: commands that parse, links that lead somewhere, code that compiles, true numbers."""
+"""What the documents promise besides their commands: links that lead somewhere, code that compiles, true numbers."""
 
 from __future__ import annotations
 
@@ -6,51 +6,21 @@ import argparse
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from doc_commands import DOCUMENTS, FENCE, README, ROOT, blocks, commands, name
 
 from maenas.cli.main import _parser, main
 from maenas.latency.table import load_table
 from maenas.spaces import SearchSpace, load_space
 
-ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
-DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 LINKED = [*DOCUMENTS, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("experiments/*/README.md"))]
-
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-
-
-def name(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
-
-
-def blocks(path: Path, *languages: str) -> list[str]:
-    return [text for language, text in FENCE.findall(path.read_text(encoding="utf-8")) if language in languages]
-
-
-def commands(path: Path) -> list[list[str]]:
-    """The arguments of every `maenas` line in a code block; brackets around options are taken off, N is a number."""
-    found = []
-    for text in blocks(path, "", "console", "bash", "sh"):
-        for line in text.splitlines():
-            line = line.strip().removeprefix("$ ")
-            if line.startswith("maenas "):
-                words = shlex.split(re.sub(r"\[([^]]*)\]", r"\1", line), comments=True)
-                found.append(["1" if word == "N" else word for word in words[1:]])
-    return found
-
-
-def parsed_by(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What the parser has against some arguments; empty if nothing."""
-    try:
-        _parser().parse_args(arguments)
-    except SystemExit as stop:
-        return "" if stop.code == 0 else capsys.readouterr().err.strip().splitlines()[-1]
-    return ""
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"])
 
 
 def choices_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -73,13 +43,42 @@ def parsers(words: list[str]) -> list[argparse.ArgumentParser]:
 
 
 def test_the_readme_holds_commands():
-    assert {"search", "front", "explain", "table", "convert"} <= {words[0] for words in commands(README)}
+    verbs = {step.words[1] for step in commands(README) if step.words[0] == "maenas"}
+    assert {"search", "front", "explain", "table", "convert"} <= verbs
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_every_command_parses(path: Path, capsys: pytest.CaptureFixture[str]):
-    problems = {" ".join(words): parsed_by(words, capsys) for words in commands(path)}
+    """Those that are not run too; brackets around options are taken off, and N is a number."""
+    problems = {}
+    for step in commands(path):
+        words = shlex.split(re.sub(r"\[(--[^]]*)\]", r"\1", step.text), comments=True)
+        if words[0] == "torchrun":
+            words = words[words.index("-m") + 1 :]
+        if words[0] == "maenas":
+            problems[step.text] = parsed_by(["1" if word == "N" else word for word in words[1:]], capsys)
+        elif words[0] == "make":
+            problems[step.text] = "" if re.search(rf"^{words[1]}:", MAKEFILE, re.MULTILINE) else "no such target"
+        elif words[0] == "pip":
+            asked = set(re.findall(r"[\w-]+", ",".join(re.findall(r"\[([^]]*)\]", step.text))))
+            problems[step.text] = ", ".join(asked - EXTRAS)
     assert not {command: problem for command, problem in problems.items() if problem}
+
+
+def parsed_by(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What the parser has against some arguments; empty if nothing."""
+    try:
+        _parser().parse_args(arguments)
+    except SystemExit as stop:
+        return "" if stop.code == 0 else capsys.readouterr().err.strip().splitlines()[-1]
+    return ""
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_what_is_not_run_says_why(path: Path):
+    for step in commands(path):
+        if not step.skip:
+            assert step.words[0] in ("maenas", "cp", "sed"), f"{step.text}: say above the block why it is not run"
 
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "ARCHITECTURE.md"], ids=name)
@@ -149,7 +148,7 @@ def test_table_hashes_in_the_readme_are_those_of_the_shipped_tables():
 
 
 def test_the_first_search_of_the_readme_is_what_comes_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    first = next(words for words in commands(README) if words[0] == "search")
+    first = next(step.words[1:] for step in commands(README) if step.words[:2] == ["maenas", "search"])
     assert main([*first, "--json", "--out", str(tmp_path / "run")]) == 0
     answer = json.loads(capsys.readouterr().out)
     text = README.read_text(encoding="utf-8")
