@@ -2,8 +2,8 @@
 
 Documents keep links that work where the code is read: relative to the file they are in. Here those links are turned
 into links of the site, and what they lead to outside of `docs/` is taken along under its path in the repository. A
-paragraph that is nothing but a link to a section of README.md becomes that section. `$...$` becomes MathML, so that
-pages need no script.
+paragraph that is nothing but a link to a section of README.md becomes that section, one that is nothing but a link to
+the folder of experiments a list of them. `$...$` becomes MathML, so that pages need no script.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ LEFT_OUT = {"more"}
 FENCED = re.compile(r"(^ *```.*?^ *```[^\n]*$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 SECTION_LINK = re.compile(r"^\[[^\]\n]+\]\((?:\.\./)+README\.md(#[\w-]+)?\)$", re.MULTILINE)
+EXPERIMENTS_LINK = re.compile(r"^\[[^\]\n]+\]\(\.\./experiments\)$", re.MULTILINE)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -59,8 +60,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Sections of the README in place of links to them; all links as links of the site."""
+    """Sections of the README and a list of experiments in place of links to them; all links as links of the site."""
     root = _root(config)
+    markdown = EXPERIMENTS_LINK.sub(lambda link: _experiment_list(root), markdown)
     pages = _section_pages(files, root)
     sections = _readme_sections(root)
     parts = []
@@ -89,6 +91,14 @@ def _root(config: MkDocsConfig) -> Path:
 
 def _experiments(root: Path) -> list[Path]:
     return sorted(root.glob("experiments/*/README.md"))
+
+
+def _experiment_list(root: Path) -> str:
+    """A link to each experiment; its title is its question."""
+    titles = [
+        (path, path.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# ")) for path in _experiments(root)
+    ]
+    return "\n".join(f"- [{title}](../{_repository_path(path, root)})" for path, title in titles)
 
 
 def _repository_path(path: Path, root: Path) -> str:
