@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--structures", type=int, default=12)
     parser.add_argument("--wide-structures", type=int, default=6)
     parser.add_argument("--epochs", type=int, help="for a trial: of both sets")
+    parser.add_argument("--set", nargs="+", default=[], help="for a trial: more settings of every training")
     parser.add_argument("--dry-run", action="store_true", help="draw the networks and stop")
     parser.add_argument("--out", type=Path, default=HERE)
     arguments = parser.parse_args()
@@ -123,7 +124,7 @@ def campaign(data: str, band: Band, arguments: argparse.Namespace, *, dry_run: b
     words += ["--wide", f"{band.low_ms}ms", f"{band.high_ms}ms", "--wide-structures", str(arguments.wide_structures)]
     words += ["--recipe", "small-data", "--epochs", str(arguments.epochs or EPOCHS[data])]
     words += ["--seeds", *map(str, arguments.seeds), "--workers", "0", "--train-device", "cpu"]
-    words += ["--cores", *map(str, arguments.cores), "--set", *SHORT]
+    words += ["--cores", *map(str, arguments.cores), "--set", *SHORT, *arguments.set]
     words += ["--measure"] * arguments.measure + ["--dry-run"] * dry_run
     maenas("eval-proxy", *words)
 
