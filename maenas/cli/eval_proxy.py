@@ -73,6 +73,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if members is None:
         members = _given(arguments, table) if request is None else _draw(arguments, request, folder)
         group_sizes(members)
+        _check_data(arguments.data)
         folder.begin(question, members)
     values = _values(members, folder, request, table, own)
     if arguments.dry_run:
@@ -117,6 +118,18 @@ def _own_scores(names: Sequence[str]) -> list[Any]:
         if ":" not in name:
             raise ProxyError(f"--score is {name!r}; expected module:function (the shipped scores are compared anyway)")
     return [resolve_score(name) for name in names]
+
+
+def _check_data(path: str) -> None:
+    """Refuse now what every training would refuse after the scores were computed.
+
+    Raises:
+        DataError: There is no such data set, or it lacks a split.
+    """
+    from maenas.cli.detector import bundled
+
+    for split in ("train", "val"):
+        bundled("data.source").load_split(path, split)
 
 
 def _table(arguments: argparse.Namespace) -> LatencyTable | None:

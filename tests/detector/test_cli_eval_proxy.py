@@ -22,7 +22,7 @@ pytest.importorskip("cv2")
 
 from proxy_cases import network, write_result  # noqa: E402
 from search_cases import content_of, made_table, write_space  # noqa: E402
-from training_cases import assert_same_weights  # noqa: E402
+from training_cases import assert_same_weights, write_rectangles  # noqa: E402
 
 from detector import forward_proxies  # noqa: E402
 from maenas.cli.main import main  # noqa: E402
@@ -55,8 +55,9 @@ def structures(tmp_path):
 
 @pytest.fixture
 def maenas(tmp_path, monkeypatch, capsys):
-    """Run the verb in an empty current folder: (exit code, standard output, standard error)."""
+    """Run the verb beside a small data set: (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
+    write_rectangles(Path("data"), num_train=2, num_val=1)
 
     def run(*arguments):
         capsys.readouterr()
@@ -98,12 +99,23 @@ def trained(monkeypatch):
 def test_given_structures(maenas, structures, trained, tmp_path, monkeypatch):
     (tmp_path / "own_scores_a.py").write_text(OWN)
     own = [word for name in ("broken", "flat", "units") for word in ("--score", f"own_scores_a:{name}")]
-    options = (*structures, "--data", "data", "--epochs", 3, "--set", "train.batch_size=4", "--image-size", 96, *own)
+    options = (
+        *structures,
+        "--data",
+        "data/data.yaml",
+        "--epochs",
+        3,
+        "--set",
+        "train.batch_size=4",
+        "--image-size",
+        96,
+        *own,
+    )
     code, out, err = maenas(*options)
     assert code == 0, err
     assert [run.name[-1] for run in trained] == ["0"] * 3 + ["1"] * 3, "seed by seed"
     words = trained[0].arguments
-    assert words[1:7] == ("--data", "data", "--recipe", "small-data", "--epochs", "3")
+    assert words[1:7] == ("--data", "data/data.yaml", "--recipe", "small-data", "--epochs", "3")
     assert words[7:] == ("--seed", "0", "--set", "eval.samples=0", "log.curves=false", "train.batch_size=4")
     for expected in (
         "group given: 3 networks, best first",
@@ -139,11 +151,12 @@ def test_given_structures(maenas, structures, trained, tmp_path, monkeypatch):
 
 
 def test_a_failed_run_leaves_its_network_out(maenas, structures, trained):
-    code, _, err = maenas(*structures, "--data", "data", "--set", "fail")
+    code, _, err = maenas(*structures, "--data", "data/data.yaml", "--set", "fail")
     assert code == 2 and "group given has 0 networks with results; expected at least 3; " in err
     assert "-seed1 failed: it diverged" in err
 
 
+@pytest.mark.slow
 def test_drawn_networks(maenas, trained, tmp_path):
     def stage(out, hidden, depth):
         sides = {"min": out, "max": 2 * out, "divisor": 8}
@@ -154,7 +167,7 @@ def test_drawn_networks(maenas, trained, tmp_path):
     coefficients = {"conv_ms": 0.02, "other_ms": 0.005, "ms_per_gflop": 80.0}
     made_table(tmp_path / "cpu", kind="cpu-linear", coefficients=coefficients)
     space = write_space(tmp_path, content)
-    options = ("--space", space, "--device", str(tmp_path / "cpu"), "--data", "data", "--band", "8%")
+    options = ("--space", space, "--device", str(tmp_path / "cpu"), "--data", "data/data.yaml", "--band", "8%")
     options += ("--budget", "2.3ms", "--structures", 3, "--wide", "2ms", "2.8ms", "--wide-structures", 3)
     code, out, err = maenas(*options, "--dry-run")
     assert code == 0, err
@@ -191,10 +204,11 @@ def test_drawn_networks(maenas, trained, tmp_path):
         (["a.json", "--score", "madnas"], "--score is 'madnas'; expected module:function"),
         (["a.json", "--cores", "9999"], "--cores are 9999; expected different ones of"),
         (["damo-yolo-t", "damo-yolo-s"], "group given has 2 structures; expected at least 3"),
+        (["damo-yolo-t", "damo-yolo-s", "damo-yolo-m"], "gone: "),
     ],
 )  # fmt: skip
 def test_messages(maenas, words, message):
-    code, _, err = maenas("--data", "data", *words)
+    code, _, err = maenas("--data", "gone", *words)
     assert code == 2 and message in err, err
     assert not Path("runs").exists(), "nothing was begun"
 
