@@ -14,6 +14,9 @@ from maenas.errors import MaenasError
 
 REPORT_FILE, RECORD_FILE = "report.html", "report.json"
 PICTURES_FOLDER = "pictures"
+FRONT_REACH = 0.25
+"""Share of the budget that the front of other budgets reaches to either side."""
+
 DIGEST = "DIGEST"
 """Stands in a plan for the digest of a structure that is still to be found."""
 
@@ -60,6 +63,7 @@ class Journey:
         data: The data set, as the user wrote it.
         data_digest: Of its annotations.
         search: Words of `maenas search` but for device and folder; empty where the network is given.
+        front: Words of `maenas front` but for latencies, device and folder; empty where there is none to compute.
         train: Words of `maenas train` but for network, data and folder; empty where the weights are given.
         train_inputs: Files that training reads besides, such as a teacher.
         export: Words of `maenas export` but for model, precision, data and folder.
@@ -79,6 +83,7 @@ class Journey:
     data_digest: str
     search: tuple[str, ...]
     train: tuple[str, ...]
+    front: tuple[str, ...] = ()
     train_inputs: tuple[Path, ...] = ()
     export: tuple[str, ...] = ()
     suppresses: bool = False
@@ -132,6 +137,8 @@ def plan_steps(journey: Journey) -> tuple[Step, ...]:
         steps.append(_profile(journey))
     if journey.search:
         steps.append(_search(journey))
+    if journey.front:
+        steps.append(_front(journey))
     steps.append(_explain(journey))
     if journey.train:
         steps.append(_train(journey))
@@ -172,12 +179,14 @@ def searched_export(journey: Journey) -> Path | None:
     """What the measured search timed of its answer; None where nothing was timed in a search."""
     if not (journey.search and journey.device.is_here):
         return None
+    measured = journey.out / "search" / "measured"
     try:
         record = json.loads((journey.out / "search" / "search.json").read_text(encoding="utf-8"))
-        digest = str(record["measured"]["finalist"])
+        found = measured / f"{record['measured']['finalist']}.onnx"
     except (OSError, ValueError, KeyError, TypeError):
-        digest = DIGEST
-    return journey.out / "search" / "measured" / f"{digest}.onnx"
+        return measured / f"{DIGEST}.onnx"
+    # It may have been removed to save space.
+    return found if found.exists() else None
 
 
 def _profile(journey: Journey) -> Step:
@@ -210,14 +219,26 @@ def _search(journey: Journey) -> Step:
     )
 
 
+def _front(journey: Journey) -> Step:
+    folder, budget = journey.out / "front", journey.budget_ms
+    reach = ("--from", f"{(1 - FRONT_REACH) * budget:.4g}ms", "--to", f"{(1 + FRONT_REACH) * budget:.4g}ms")
+    return Step(
+        name="front",
+        purpose="see what other budgets would buy",
+        command=("front", *reach, *journey.front, "--device", journey.device.table, "--out", str(folder)),
+        folder=folder,
+        inputs=journey.device.table_files,
+        outputs=(folder / "front.csv", folder / "front.json"),
+        last=folder / "front.json",
+    )
+
+
 def _explain(journey: Journey) -> Step:
     structure, file = network_file(journey), journey.out / "explain" / "explain.json"
-    # An eighth more or less: far enough to buy another network, near enough to be a choice.
-    step = f"{journey.budget_ms / 8:.3g}ms"
     return Step(
         name="explain",
         purpose="see where its milliseconds go",
-        command=("explain", str(structure), "--device", journey.device.table, "--step", step, "--json"),
+        command=("explain", str(structure), "--device", journey.device.table, "--json"),
         folder=file.parent,
         inputs=(structure, *journey.device.table_files),
         outputs=(file,),

@@ -120,6 +120,25 @@ def search_chart(facts: Mapping[str, Any]) -> Chart | None:
     return _chart("search", "Networks timed in the search", text, draw, 3.1)
 
 
+def front_chart(facts: Mapping[str, Any]) -> Chart | None:
+    """Score against predicted latency of the best networks around the budget; None where the front is not known."""
+    choice, budget = facts["choice"] or {}, facts["budget_ms"]
+    front = choice.get("front")
+    if not front:
+        return None
+
+    def draw(axes: Axes) -> None:
+        times, scores = zip(*front, strict=True)
+        axes.step(times, scores, where="post", color=BLUE, lw=1.8)
+        axes.axvline(budget, color=INK, lw=1.4)
+        axes.plot([choice["latency_ms"]], [choice["objective"]], "*", ms=15, color=ORANGE, mec="none", zorder=3)
+        axes.set_xlabel("predicted, ms (star: chosen; line: budget)", color=SOFT)
+        axes.set_ylabel("score", color=SOFT)
+
+    text = "The best network of the space at every latency around the budget, exactly."
+    return _chart("front", "What other budgets would buy", text, draw, 3.1)
+
+
 def shares_chart(facts: Mapping[str, Any]) -> Chart:
     """Where the milliseconds go, part by part."""
     shares = [(str(share["name"]).replace("stage", "stage "), share["ms"]) for share in facts["network"]["shares"]]
@@ -238,6 +257,7 @@ def all_charts(facts: Mapping[str, Any]) -> dict[str, Chart]:
     found: Sequence[Chart | None] = [
         latency_chart(facts),
         search_chart(facts),
+        front_chart(facts),
         shares_chart(facts),
         size_chart(facts),
         classes_chart(facts),

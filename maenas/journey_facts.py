@@ -31,6 +31,8 @@ SCHEMA_VERSION = 1
 TOLERANCE = 0.05
 """A measured latency further from the budget than this share of it has missed it."""
 
+FRONT_POINTS = 300
+
 Facts = dict[str, Any]
 
 
@@ -75,7 +77,7 @@ def gather(journey: Journey, record: RunRecord, data: DataFacts) -> Facts:
         "given": _given(journey),
         "device": _device(journey, table),
         "network": _network(structure, explained),
-        "choice": None if searched is None else _choice(searched, explained),
+        "choice": None if searched is None else _choice(journey, searched),
         "latency": _latency(journey, explained, searched, timed, artifacts),
         "training": _training(journey),
         "accuracy": _accuracy(_read(journey.out / "eval" / "eval.json")),
@@ -168,7 +170,7 @@ def _network(structure: Structure, explained: Mapping[str, Any]) -> Facts:
     }
 
 
-def _choice(searched: Mapping[str, Any], explained: Mapping[str, Any]) -> Facts:
+def _choice(journey: Journey, searched: Mapping[str, Any]) -> Facts:
     """Why this network: the proof, what else was near, and what another budget would buy."""
     measured = searched["measured"]
     times = {} if measured is None else {each["digest"]: each["measured_ms"] for each in measured["timed"]}
@@ -187,19 +189,17 @@ def _choice(searched: Mapping[str, Any], explained: Mapping[str, Any]) -> Facts:
             for each in searched["shortlist"]
         ],
         "measured": measured,
-        "trades": [
-            {
-                "budget_ms": trade["latency_budget_ms"],
-                **(
-                    dict.fromkeys(("score", "params", "flops"))
-                    if trade["optimum"] is None
-                    else {name: trade["optimum"][name] for name in ("score", "params", "flops")}
-                ),
-            }
-            for trade in explained["trades"]
-        ],
-        "own_score": explained["score"],
+        "latency_ms": searched["latency_ms"],
+        "front": _front(journey.out / "front" / "front.csv") if journey.front else [],
     }
+
+
+def _front(path: Path) -> list[list[float]]:
+    """Latency and score of every network on the front, at most FRONT_POINTS of them."""
+    rows = [(_number(row.get("latency_ms")), _number(row.get("objective"))) for row in _csv(path)]
+    points = [[ms, score] for ms, score in rows if ms is not None and score is not None]
+    every = max(1, -(-len(points) // FRONT_POINTS))
+    return points[::every]
 
 
 def _latency(
@@ -277,12 +277,15 @@ def _training(journey: Journey) -> Facts | None:
 def _rows(path: Path) -> list[dict[str, float | None]]:
     """What curves need of metrics.csv."""
     wanted = ("epoch", "loss", "quality_focal", "giou", "dfl", "distill", "lr", "ap", "ap50", "ap75")
+    return [{name: _number(row.get(name)) for name in wanted if row.get(name)} for row in _csv(path)]
+
+
+def _csv(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
+            return list(csv.DictReader(stream))
     except (OSError, ValueError, csv.Error) as error:
-        raise JourneyError(f"{path}: cannot be read ({error}); expected what training wrote") from error
-    return [{name: _number(row.get(name)) for name in wanted if row.get(name)} for row in rows]
+        raise JourneyError(f"{path}: cannot be read ({error}); expected what its step wrote") from error
 
 
 def _number(text: str | None) -> float | None:

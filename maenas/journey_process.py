@@ -54,6 +54,11 @@ class Ended:
     seconds: float
 
 
+def child_command(words: Sequence[str]) -> list[str]:
+    """The command line of `maenas WORDS` with this Python."""
+    return [sys.executable, "-m", "maenas", *words]
+
+
 def run_child(
     words: Sequence[str],
     *,
@@ -74,7 +79,6 @@ def run_child(
         lock: Descriptor that the child keeps open: what `owned` gives.
         tick: Called every few seconds with the wall time so far.
     """
-    command = [sys.executable, "-m", "maenas", *words]
     targets: dict[Output, int | None] = {
         Output.SHOW: None,
         Output.BESIDE: 2,
@@ -85,7 +89,7 @@ def run_child(
     started = time.monotonic()
     with _forwarding() as relay:
         child = subprocess.Popen(
-            command,
+            child_command(words),
             stdin=subprocess.DEVNULL,
             stdout=targets[output],
             process_group=0 if posix else None,

@@ -161,8 +161,8 @@ def _is(value: str | None) -> str:
 
 
 def step_key(step: Step, journey: Journey) -> tuple[str, ...]:
-    """A step's command without the places that may move."""
-    return tuple(_placeless(word, journey) for word in step.command)
+    """A step's command without the places that may move, and without leave to keep disturbed timings."""
+    return tuple(_placeless(word, journey) for word in step.command if word != "--force")
 
 
 def _placeless(word: str, journey: Journey) -> str:

@@ -202,9 +202,10 @@ def choice_section(facts: Facts, charts: Mapping[str, Chart]) -> Section:
                 "the budget."
             )
         )
-    body.append(f'<div class="pair"><div>{_shortlist(choice)}</div>')
-    body.append(chart_figure(charts["search"]) if "search" in charts else "")
-    body.append("</div>" + _trades(facts))
+    body.append(_shortlist(choice))
+    beside = chart_figure(charts["search"]) if "search" in charts else ""
+    front = chart_figure(charts["front"]) if "front" in charts else ""
+    body.append(f'<div class="pair">{beside}{front}<div>{_trades(facts)}</div></div>')
     return Section("choice", "Why this network", "\n".join(body))
 
 
@@ -219,7 +220,7 @@ def _certificate(choice: Facts) -> str:
         f"Proven: no network of this space scores above <strong>{certificate['upper_bound']:.4f}</strong> at a "
         f"predicted latency of {limit:.3f} ms{after}. {certificate['labels']:,} partial networks were followed, "
         f"{certificate['pruned']:,} were ruled out by bounds that lose no optimum; the gap is "
-        f"{certificate['gap']:.1e}. The proof is about score and predicted latency, not about AP."
+        f"{certificate['gap']:.1g}. The proof is about score and predicted latency, not about AP."
     )
 
 
@@ -237,20 +238,25 @@ def _shortlist(choice: Facts) -> str:
 
 
 def _trades(facts: Facts) -> str:
-    choice = facts["choice"]
-    own = choice["own_score"]
+    """What other budgets would buy, in a few rows of the front."""
+    front, budget = facts["choice"]["front"], facts["budget_ms"]
     rows = []
-    for trade in choice["trades"]:
-        if trade["score"] is None:
-            rows.append([f"{trade['budget_ms']:.2f} ms", DASH, "none fits", "", ""])
+    base = _best_within(front, budget)
+    for share in (0.8, 0.9, 1.0, 1.1, 1.2):
+        best = _best_within(front, share * budget)
+        if best is None or base is None:
             continue
-        gain = DASH if own is None else signed(trade["score"] - own, 2)
-        costs = [f"{trade['params'] / 1e6:.2f}", f"{trade['flops'] / 1e9:.2f}"]
-        rows.append([f"{trade['budget_ms']:.2f} ms", f"{trade['score']:.2f}", gain, *costs])
+        gain = DASH if share == 1.0 else signed(best - base, 2)
+        rows.append([f"{share * budget:.2f} ms", f"{best:.2f}", gain])
     if not rows:
         return ""
-    caption = f"What a little less or more time would buy (space {facts['network']['family']}, predicted)"
-    return table(["budget", "best score", "against this", "params M", "GFLOPs"], rows, caption=caption)
+    return table(
+        ["budget", "best score", "against this budget"], rows, caption="What other budgets would buy (predicted)"
+    )
+
+
+def _best_within(front: Sequence[Sequence[float]], limit: float) -> float | None:
+    return max((score for ms, score in front if ms <= limit), default=None)
 
 
 def _ms(value: float | None) -> str:

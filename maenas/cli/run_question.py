@@ -22,6 +22,7 @@ from maenas.latency.table import load_table
 from maenas.latency.table_local import LOCAL
 from maenas.lowering.detector import lower
 from maenas.published import resolve_structure
+from maenas.scores import SCORES
 from maenas.spaces import SearchSpace
 from maenas.structure import Structure, save_structure, structure_from_dict
 
@@ -34,6 +35,14 @@ SMALL_DATA = 10_000
 
 _SAME_MEANING = ("margin", "max_params", "max_flops", "max_layers", "max_memory", "solver", "top_k")
 _TRAINING = ("epochs", "batch", "max_minutes", "workers", "teacher", "seed")
+_FIELDS = {
+    "epochs": "train.epochs",
+    "batch": "train.batch_size",
+    "max_minutes": "train.max_minutes",
+    "workers": "data.workers",
+    "seed": "train.seed",
+}
+"""Options of the training and the settings that they stand for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +86,6 @@ class Asked:
         device = _device(self, record)
         precisions = _precisions(arguments.precision, device, self.exported)
         given = self.weights is not None or bool(self.exported)
-        for name in (*_TRAINING, "recipe", "set"):
-            if given and getattr(arguments, name) is not None:
-                raise JourneyError(
-                    f"--{name.replace('_', '-')} is of training, which --weights or --exported leave out"
-                )
         return Journey(
             out=self.out,
             budget_ms=self.budget_ms,
@@ -89,6 +93,7 @@ class Asked:
             data=arguments.data,
             data_digest=self.data_digest,
             search=() if self.space is None else _search_words(arguments, self.space),
+            front=() if self.space is None else _front_words(arguments, self.space),
             train=() if given else _train_words(arguments, num_train=len(self.data.train)),
             train_inputs=() if arguments.teacher is None else (Path(arguments.teacher),),
             export=_words(arguments, ("format", "nms")),
@@ -139,6 +144,8 @@ def ask(arguments: argparse.Namespace, *, options: Sequence[tuple[str, str]]) ->
     Raises:
         MaenasError: An option, the data or a given file cannot be used.
     """
+    # A copy: what is filled in here, such as the space, was not asked for.
+    arguments = argparse.Namespace(**vars(arguments))
     budget_ms = parse_amount("latency_ms", arguments.budget)
     parse_margin(arguments.margin)
     if arguments.device is None:
@@ -152,6 +159,8 @@ def ask(arguments: argparse.Namespace, *, options: Sequence[tuple[str, str]]) ->
     weights = None if arguments.weights is None else Path(arguments.weights)
     exported = _exported(arguments.exported or ())
     given = _given_structure(arguments, weights, exported)
+    if arguments.teacher is not None:
+        file_sha256(Path(arguments.teacher))  # said now, not after a search
     if data.val is None or (data.train is None and weights is None and not exported):
         missing = "val" if data.val is None else "train"
         raise JourneyError(f"{arguments.data}: has no split {missing}; expected train and val")
@@ -163,6 +172,7 @@ def ask(arguments: argparse.Namespace, *, options: Sequence[tuple[str, str]]) ->
         raise JourneyError("--block or --space is given, and so is the network; expected one of them")
     else:
         given = _fitted(given, arguments, num_classes=num_classes, trained=weights is not None or bool(exported))
+    _check_training(arguments, trained=weights is not None or bool(exported), data=data)
     digest = _digest(data)
     files = [("--structure", arguments.structure), ("--weights", arguments.weights), ("--teacher", arguments.teacher)]
     named = [
@@ -176,14 +186,14 @@ def ask(arguments: argparse.Namespace, *, options: Sequence[tuple[str, str]]) ->
 
 
 def _space(arguments: argparse.Namespace, num_classes: int) -> SearchSpace:
-    """The search space; without one named, the mobile one for CPUs and the residual one for accelerators."""
+    """The search space; without one named, a small one for CPUs and a wide one for accelerators."""
     from maenas.journey_tables import ACCELERATORS
 
     if arguments.block is None and arguments.space is None:
         backend = arguments.backend
         if arguments.device.lower() != LOCAL:
             backend = load_table(arguments.device).backend
-        arguments.block = "res" if backend in ACCELERATORS else "mob"
+        arguments.space = "res" if backend in ACCELERATORS else "res-small"
     space = space_from(argparse.Namespace(**(vars(arguments) | {"num_classes": num_classes})))
     space.variant(arguments.variant)
     return space
@@ -358,9 +368,48 @@ def _search_words(arguments: argparse.Namespace, space: SearchSpace) -> tuple[st
             *_words(arguments, _SAME_MEANING), *seed, *extrapolate)  # fmt: skip
 
 
+def _front_words(arguments: argparse.Namespace, space: SearchSpace) -> tuple[str, ...]:
+    """What `maenas front` is asked, but for latencies, device and folder; nothing where it cannot answer."""
+    score = SCORES.get(arguments.score)
+    bounded = arguments.max_params is not None or arguments.max_flops is not None
+    if score is None or not score.separable or arguments.solver == "evolution" or bounded or space.graph != "deployed":
+        return ()
+    names = ("block", "space", "variant", "image_size", "margin", "max_layers", "max_memory")
+    own = () if arguments.score == "madnas" else ("--score", arguments.score)
+    extrapolate = ("--allow-extrapolation",) if arguments.allow_extrapolation else ()
+    classes = str(space.variants[0].head.num_classes)
+    return (*_words(arguments, names), "--num-classes", classes, *own, *extrapolate)
+
+
+def _check_training(arguments: argparse.Namespace, *, trained: bool, data: Any) -> None:  # noqa: ANN401
+    """Refuse settings of the training now, not after minutes of measuring and searching.
+
+    Raises:
+        MaenasError: A recipe, field or value that cannot be used, or nothing is to be trained.
+    """
+    given = {name: getattr(arguments, name) for name in (*_TRAINING, "recipe", "set")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if trained:
+        for name in given:
+            option = name.replace("_", "-")
+            raise JourneyError(f"--{option} is of training, which --weights or --exported leave out")
+        return
+    changes = {field: given[name] for name, field in _FIELDS.items() if name in given}
+    recipe = arguments.recipe or _default_recipe(len(data.train)) or "damo-yolo-s"
+    config = bundled("config").load_config(recipe, changes=changes, overrides=arguments.set or [])
+    batch, count = config.train.batch_size, len(data.train)
+    if batch > count:
+        raise JourneyError(f"--batch is {batch}, and there are {count} training images; expected at most {count}")
+
+
+def _default_recipe(num_train: int) -> str | None:
+    """For small data sets; None: what `maenas train` takes by itself."""
+    return "small-data" if num_train <= SMALL_DATA else None
+
+
 def _train_words(arguments: argparse.Namespace, *, num_train: int) -> tuple[str, ...]:
     """How `maenas train` is called, but for network, data and folder."""
-    recipe = arguments.recipe or ("small-data" if num_train <= SMALL_DATA else None)
+    recipe = arguments.recipe or _default_recipe(num_train)
     words = () if recipe is None else ("--recipe", recipe)
     changes = () if not arguments.set else ("--set", *arguments.set)
     return (*words, *_words(arguments, _TRAINING), *changes)
