@@ -67,7 +67,6 @@ class Journey:
         train: Words of `maenas train` but for network, data and folder; empty where the weights are given.
         train_inputs: Files that training reads besides, such as a teacher.
         export: Words of `maenas export` but for model, precision, data and folder.
-        suppresses: Whether exports hold non-maximum suppression.
         precisions: Of the exports, each once.
         structure: The given network, fitted to the data, or None where it is searched.
         weights: The given checkpoint, or None where it is trained.
@@ -86,7 +85,6 @@ class Journey:
     front: tuple[str, ...] = ()
     train_inputs: tuple[Path, ...] = ()
     export: tuple[str, ...] = ()
-    suppresses: bool = False
     precisions: tuple[str, ...] = ("fp32",)
     structure: Path | None = None
     weights: Path | None = None

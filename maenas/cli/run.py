@@ -6,15 +6,16 @@ import argparse
 import shlex
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from maenas.cli.question import add_goal_arguments, add_space_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
+    from maenas.cli.run_question import Asked
     from maenas.journey import Journey, Step
-    from maenas.journey_record import Entry, RunRecord
+    from maenas.journey_record import RunRecord
     from maenas.journey_run import Outcome
 
 HELP = "go all the way: search, train, evaluate, export, time and report; continues where it was stopped"
@@ -114,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _resolved(asked: Any, arguments: argparse.Namespace) -> tuple[Journey, RunRecord]:  # noqa: ANN401
+def _resolved(asked: Asked, arguments: argparse.Namespace) -> tuple[Journey, RunRecord]:
     """The journey with its latency table, and the record of what is done."""
     from dataclasses import replace
 
@@ -142,7 +143,7 @@ def given_options(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     return found
 
 
-def _teller(journey: Journey) -> Any:  # noqa: ANN401
+def _teller(journey: Journey) -> Callable[[Step, str], None]:
     """Says on standard error which step it is."""
     from rich.console import Console
 
@@ -177,13 +178,7 @@ def _stopped(outcome: Outcome, arguments: argparse.Namespace, journey: Journey) 
     if by is not None:
         print(f"maenas: stopped by {by.name} in step {step.name}; go on with: {command}", file=sys.stderr)
         return 128 + int(by)
-    reason = f"was ended by {signal.Signals(end.code - 128).name}" if end.code > 128 else f"ended with {end.code}"
+    killed = end.code - 128 in signal.valid_signals()
+    reason = f"was ended by {signal.Signals(end.code - 128).name}" if killed else f"ended with {end.code}"
     print(f"maenas: step {step.name} {reason}; once the cause is gone, go on with: {command}", file=sys.stderr)
     return end.code
-
-
-def entries_of(options: Sequence[tuple[str, str]]) -> tuple[Entry, ...]:
-    """Options as the record keeps them."""
-    from maenas.journey_record import Entry
-
-    return tuple(Entry(name, value) for name, value in options)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from maenas.budgets import parse_amount
 from maenas.cli.detector import bundled
 from maenas.cli.question import parse_image_size, parse_margin, space_from
+from maenas.cli.run_words import check_training, front_words, given_words, search_words, train_words
 from maenas.files import make_folder
 from maenas.journey import Device, Journey, JourneyError, card_file
 from maenas.journey_facts import DataFacts, Facts, gather
@@ -22,7 +23,6 @@ from maenas.latency.table import load_table
 from maenas.latency.table_local import LOCAL
 from maenas.lowering.detector import lower
 from maenas.published import resolve_structure
-from maenas.scores import SCORES
 from maenas.spaces import SearchSpace
 from maenas.structure import Structure, save_structure, structure_from_dict
 
@@ -30,19 +30,6 @@ if TYPE_CHECKING:
     from maenas.lowering.op import Op
 
 PRECISIONS = ("fp32", "fp16", "int8")
-SMALL_DATA = 10_000
-"""Training images up to which the default recipe is that of small data sets; the published ones want COCO's 118,000."""
-
-_SAME_MEANING = ("margin", "max_params", "max_flops", "max_layers", "max_memory", "solver", "top_k")
-_TRAINING = ("epochs", "batch", "max_minutes", "workers", "teacher", "seed")
-_FIELDS = {
-    "epochs": "train.epochs",
-    "batch": "train.batch_size",
-    "max_minutes": "train.max_minutes",
-    "workers": "data.workers",
-    "seed": "train.seed",
-}
-"""Options of the training and the settings that they stand for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +79,11 @@ class Asked:
             device=device,
             data=arguments.data,
             data_digest=self.data_digest,
-            search=() if self.space is None else _search_words(arguments, self.space),
-            front=() if self.space is None else _front_words(arguments, self.space),
-            train=() if given else _train_words(arguments, num_train=len(self.data.train)),
+            search=() if self.space is None else search_words(arguments, self.space),
+            front=() if self.space is None else front_words(arguments, self.space),
+            train=() if given else train_words(arguments, num_train=len(self.data.train)),
             train_inputs=() if arguments.teacher is None else (Path(arguments.teacher),),
-            export=_words(arguments, ("format", "nms")),
-            suppresses=arguments.nms == "end2end",
+            export=given_words(arguments, ("format", "nms")),
             precisions=precisions,
             structure=None if self.structure is None else self.out / "network" / "structure.json",
             weights=self.weights,
@@ -172,7 +158,7 @@ def ask(arguments: argparse.Namespace, *, options: Sequence[tuple[str, str]]) ->
         raise JourneyError("--block or --space is given, and so is the network; expected one of them")
     else:
         given = _fitted(given, arguments, num_classes=num_classes, trained=weights is not None or bool(exported))
-    _check_training(arguments, trained=weights is not None or bool(exported), data=data)
+    check_training(arguments, trained=weights is not None or bool(exported), data=data)
     digest = _digest(data)
     files = [("--structure", arguments.structure), ("--weights", arguments.weights), ("--teacher", arguments.teacher)]
     named = [
@@ -355,67 +341,3 @@ def _listed(text: str) -> tuple[str, ...]:
     if not set(names) <= set(PRECISIONS) or len(set(names)) != len(names):
         raise JourneyError(f"--precision is {text!r}; expected one or more of {','.join(PRECISIONS)}, each once")
     return tuple(names)
-
-
-def _search_words(arguments: argparse.Namespace, space: SearchSpace) -> tuple[str, ...]:
-    """What `maenas search` is asked, but for device and folder."""
-    classes = space.variants[0].head.num_classes
-    score = () if arguments.score == "madnas" else ("--score", arguments.score)
-    seed = () if arguments.seed is None else ("--seed", str(arguments.seed))
-    extrapolate = ("--allow-extrapolation",) if arguments.allow_extrapolation else ()
-    place = _words(arguments, ("block", "space", "variant", "image_size"))
-    return ("--budget", arguments.budget, *place, "--num-classes", str(classes), *score,
-            *_words(arguments, _SAME_MEANING), *seed, *extrapolate)  # fmt: skip
-
-
-def _front_words(arguments: argparse.Namespace, space: SearchSpace) -> tuple[str, ...]:
-    """What `maenas front` is asked, but for latencies, device and folder; nothing where it cannot answer."""
-    score = SCORES.get(arguments.score)
-    bounded = arguments.max_params is not None or arguments.max_flops is not None
-    if score is None or not score.separable or arguments.solver == "evolution" or bounded or space.graph != "deployed":
-        return ()
-    names = ("block", "space", "variant", "image_size", "margin", "max_layers", "max_memory")
-    own = () if arguments.score == "madnas" else ("--score", arguments.score)
-    extrapolate = ("--allow-extrapolation",) if arguments.allow_extrapolation else ()
-    classes = str(space.variants[0].head.num_classes)
-    return (*_words(arguments, names), "--num-classes", classes, *own, *extrapolate)
-
-
-def _check_training(arguments: argparse.Namespace, *, trained: bool, data: Any) -> None:  # noqa: ANN401
-    """Refuse settings of the training now, not after minutes of measuring and searching.
-
-    Raises:
-        MaenasError: A recipe, field or value that cannot be used, or nothing is to be trained.
-    """
-    given = {name: getattr(arguments, name) for name in (*_TRAINING, "recipe", "set")}
-    given = {name: value for name, value in given.items() if value is not None}
-    if trained:
-        for name in given:
-            option = name.replace("_", "-")
-            raise JourneyError(f"--{option} is of training, which --weights or --exported leave out")
-        return
-    changes = {field: given[name] for name, field in _FIELDS.items() if name in given}
-    recipe = arguments.recipe or _default_recipe(len(data.train)) or "damo-yolo-s"
-    config = bundled("config").load_config(recipe, changes=changes, overrides=arguments.set or [])
-    batch, count = config.train.batch_size, len(data.train)
-    if batch > count:
-        raise JourneyError(f"--batch is {batch}, and there are {count} training images; expected at most {count}")
-
-
-def _default_recipe(num_train: int) -> str | None:
-    """For small data sets; None: what `maenas train` takes by itself."""
-    return "small-data" if num_train <= SMALL_DATA else None
-
-
-def _train_words(arguments: argparse.Namespace, *, num_train: int) -> tuple[str, ...]:
-    """How `maenas train` is called, but for network, data and folder."""
-    recipe = arguments.recipe or _default_recipe(num_train)
-    words = () if recipe is None else ("--recipe", recipe)
-    changes = () if not arguments.set else ("--set", *arguments.set)
-    return (*words, *_words(arguments, _TRAINING), *changes)
-
-
-def _words(arguments: argparse.Namespace, names: Sequence[str]) -> tuple[str, ...]:
-    """Options that were given, as they were given."""
-    pairs = [(f"--{name.replace('_', '-')}", getattr(arguments, name)) for name in names]
-    return tuple(word for option, value in pairs if value is not None for word in (option, str(value)))
