@@ -62,7 +62,8 @@ th { color: var(--soft); font-weight: 500; font-size: .84rem; white-space: nowra
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th:last-child, td:last-child { padding-right: 0; }
 tr.pick td { font-weight: 650; } tr.pick td:first-child { box-shadow: -.6rem 0 0 -.4rem var(--orange); }
-td code { overflow-wrap: anywhere; } td:first-child { white-space: nowrap; }
+td code { white-space: nowrap; }
+details code, li code { white-space: normal; overflow-wrap: anywhere; }
 code, pre { font-family: var(--mono); font-size: .86em; }
 code { background: var(--code); border-radius: 5px; padding: .1em .35em; }
 pre { background: var(--code); border-radius: 10px; padding: .9rem 1rem; overflow-x: auto; line-height: 1.5; }
@@ -74,7 +75,7 @@ footer { color: var(--soft); font-size: .86rem; padding-top: .5rem; padding-bott
 @media (max-width: 34rem) { header { padding-top: 1.5rem; }
   main, header, footer { padding-left: .8rem; padding-right: .8rem; }
   section { padding: 1.1rem 1rem; border-radius: 12px; } .tiles { grid-template-columns: 1fr 1fr; }
-  table { font-size: .86rem; } }
+  table { font-size: .86rem; } .two { grid-template-columns: 1fr; } }
 @media print { body { background: #fff; } nav { display: none; }
   section { border: 0; padding: 0; break-inside: avoid-page; } }
 """

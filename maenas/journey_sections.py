@@ -111,13 +111,10 @@ def latency_section(facts: Facts, charts: Mapping[str, Chart]) -> Section:
                           "machine that this ran on. So <strong>nothing was measured</strong>: the latency is what "
                           f"the {esc(device['provenance'])} table {esc(device['table'])} predicts.")]  # fmt: skip
     body.append(chart_figure(charts["latency"]))
-    body.append(table(["", "ms", "from budget", "what it is"], _noted(rows), kinds="tnnt"))
+    cells = [(f'{esc(name)}<br><span class="note">{note}</span>', ms, off) for name, ms, off, note in rows]
+    body.append(table(["", "ms", "from budget"], cells))
     body += [paragraph(text, "note") for text in _latency_notes(facts)]
     return Section("latency", "Latency", "\n".join(body))
-
-
-def _noted(rows: Sequence[tuple[str, str, str, str]]) -> list[tuple[str, str, str, str]]:
-    return [(esc(name), ms, off, f'<span class="note">{note}</span>') for name, ms, off, note in rows]
 
 
 def _latency_notes(facts: Facts) -> list[str]:
@@ -150,10 +147,9 @@ def network_section(facts: Facts, charts: Mapping[str, Chart]) -> Section:
     for number, stage in enumerate(network["stages"], start=1):
         hidden = stage["hidden_channels"]
         width = f"{hidden[0]}" if len(set(hidden)) == 1 else f"{min(hidden)}{DASH}{max(hidden)}"
-        rows.append(
-            (f"stage {number}", f"{esc(network['family'])} {stage['kernel_size']}{TIMES}{stage['kernel_size']}",
-             str(stage["stride"]), str(stage["depth"]), width, str(stage["out_channels"]))
-        )  # fmt: skip
+        unit = f"{esc(network['family'])} {stage['kernel_size']}{TIMES}{stage['kernel_size']}"
+        figures = (str(stage["stride"]), str(stage["depth"]), width, str(stage["out_channels"]))
+        rows.append((f"stage\N{NO-BREAK SPACE}{number}", unit, *figures))
     widths = f" {esc('/')} ".join(map(str, network["neck"]["out_channels"]))
     rows.append(("neck", "RepGFPN", "", str(network["neck"]["num_blocks"]), "", widths))
     rows.append(("head", "ZeroHead", "", "", "", f"{network['num_classes']} classes"))

@@ -70,7 +70,7 @@ def samples_section(facts: Facts, samples: Sequence[Sample], threshold: float) -
         caption = f"{esc(one.name)}: {one.num_truth} annotated, {one.num_found} found"
         shots.append(f'<figure><div class="two">{truth}{found}</div><figcaption>{caption}</figcaption></figure>')
     text = (
-        f"Validation images at equal distances through the list, none picked by hand. Left: annotated; right: found, "
+        "Validation images at equal distances through the list, none picked by hand. First as annotated, then as found "
         f"with scores above {threshold:.2f}, the best threshold."
     )
     return Section("samples", "What it finds", f'{paragraph(text)}<div class="shots">{"".join(shots)}</div>')
@@ -97,24 +97,23 @@ def precision_section(facts: Facts) -> Section:
     base = artifacts[0]
     rows = []
     for one in artifacts:
-        cells = [esc(one["precision"]), f"<code>{esc(one['folder'])}</code>", size(one["size_bytes"]),
-                 points(one["ap"]), points(one["ap50"])]  # fmt: skip
+        cells = [esc(one["precision"]), size(one["size_bytes"]), points(one["ap"]), points(one["ap50"])]
         if timed:
             cells += _times(one, base)
         rows.append(cells)
-    headings = ["precision", "folder", "size", "AP", "AP50", *(["ms", "median", "faster"] if timed else [])]
+    headings = ["precision", "size", "AP", "AP50", *(["ms", "median", "faster"] if timed else [])]
     torch = points(facts["accuracy"]["metrics"]["ap"])
     body = [
         paragraph(f"Each was compared with the trained network before it was kept. AP is that of the very files, in "
                   f"{esc(runtime_name(base['runtime']))}; the checkpoint has {torch}."),
-        table(headings, rows, kinds="tt" + "n" * (len(headings) - 2)),
+        table(headings, rows),
     ]  # fmt: skip
     for one in artifacts:
         if one["float_layers"] is not None:
-            body.append(
-                paragraph(f"{esc(one['precision'])}: {one['num_layers'] - one['float_layers']} of {one['num_layers']} "
-                          "convolutions in whole numbers, the others in float to keep the AP.", "note")
-            )  # fmt: skip
+            whole = one["num_layers"] - one["float_layers"]
+            rest = ", the others in float to keep the AP" if one["float_layers"] else ""
+            text = f"{esc(one['precision'])}: {whole} of {one['num_layers']} convolutions in whole numbers{rest}."
+            body.append(paragraph(text, "note"))
     return Section("files", "The files", "\n".join(body))
 
 
