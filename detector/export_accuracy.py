@@ -34,7 +34,7 @@ In fp32 only detections whose score or overlap lies on a threshold can flip; hal
 are what published int8 detectors lose.
 """
 
-PHOTOGRAPHS = 2
+PHOTOGRAPHS = 4
 """Images that are compared point by point with torch."""
 
 

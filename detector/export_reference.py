@@ -78,9 +78,10 @@ def make_references(
     """
     network = copy.deepcopy(model).cpu().float().eval()
     found = [_reference(network, example_images(shape), "made up") for shape in _shapes(card)]
-    if photographs:
-        count = card.batch or len(photographs)
-        batch = np.stack([photographs[index % len(photographs)] for index in range(count)])
+    count = card.batch or len(photographs)
+    for start in range(0, len(photographs), max(count, 1)):
+        # The last batch is filled up from the beginning.
+        batch = np.stack([photographs[(start + index) % len(photographs)] for index in range(count)])
         found.append(_reference(network, batch, "photographs"))
     return tuple(found)
 

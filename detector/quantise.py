@@ -140,6 +140,14 @@ class _Job:
         ap = self.request.evaluate(path)
         self.trials.append(Trial(len(higher), ap))
         self.check(ap, len(higher))
+        share = share_int8(self.layers, higher)
+        if share < LEAST_SHARE:
+            # The search itself knows of AP only.
+            raise ExportError(
+                f"NNCF's search leaves {100 * share:.0f} % of the work in int8, with {len(higher)} of "
+                f"{len(self.layers)} layers in float32; expected at least {100 * LEAST_SHARE:.0f} %: "
+                "try a larger --max-drop"
+            )
         return path, higher, ap
 
     def fixed(self) -> tuple[Path, tuple[str, ...], float]:

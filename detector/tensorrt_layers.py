@@ -18,7 +18,7 @@ _NAMED = re.compile(r"node_conv|__myl_\w*(conv|gemm|matm)", re.IGNORECASE)
 
 
 def layer_precisions(text: str) -> list[tuple[str, str]]:
-    """Name and precision of every convolution and product of an engine, told by what it reads.
+    """Name and precision of every convolution and product of an engine, told by what it reads; empty if it is not.
 
     Args:
         text: The inspector's JSON about an engine that was built with detailed verbosity: of TensorRT 10, where a

@@ -14,6 +14,7 @@ _FIGURES = {
     "score_error": "score error",
     "box_error": "box error",
     "box_shift": "shift, px",
+    "mistake": "mistake",
     "unmatched": "unmatched",
 }
 """Figures of a comparison, and their headings."""

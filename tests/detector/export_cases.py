@@ -29,6 +29,11 @@ def small_structure() -> Structure:
 
 def lively(structure: Structure, seed: int = 0) -> Detector:
     """A deployed network whose scores and boxes spread out, as after training."""
+    return deploy(lively_in_training(structure, seed))
+
+
+def lively_in_training(structure: Structure, seed: int = 0) -> Detector:
+    """The same in the form that checkpoints hold."""
     torch.manual_seed(seed)
     model = Detector(structure).eval()
     randomise_norms(model, seed)
@@ -41,7 +46,7 @@ def lively(structure: Structure, seed: int = 0) -> Detector:
             spread_out(model.head.class_convs[level], classes, mean=-2.5, std=2.0)
             spread_out(model.head.box_convs[level], boxes, mean=0.0, std=1.5)
         model.head.scales[1].fill_(1.25)
-    return deploy(model)
+    return model
 
 
 def spread_out(conv: torch.nn.Conv2d, logits: torch.Tensor, *, mean: float, std: float) -> None:

@@ -128,7 +128,7 @@ def test_a_quantiser_that_ruins_the_network_is_caught(model, data, tmp_path):
         onnx.save(proto, request.folder / "int8.onnx")
         return Quantised(request.folder / "int8.onnx")
 
-    with pytest.raises(ExportError, match=r"score_error is off by .*; expected at most 0.3; no file was written"):
+    with pytest.raises(ExportError, match=r"score_error is off by .*; expected at most 0.5; no file was written"):
         export(model, tmp_path / "out", data, precision="int8", quantiser=ruin)
     assert not (tmp_path / "out").exists()
     (report,) = export(model, tmp_path / "out", data, precision="int8", quantiser=ruin, force=True)
@@ -141,7 +141,7 @@ def test_a_loss_of_ap_is_refused_where_outputs_are_near_enough(model, data, tmp_
         proto = onnx.load(request.onnx_path)
         for tensor in proto.graph.initializer:
             if tensor.name == "box_corners":
-                values = onnx.numpy_helper.to_array(tensor) + np.array([1.5, -1.5, 1.5, -1.5], np.float32)
+                values = onnx.numpy_helper.to_array(tensor) + np.array([1, -1, 1, -1], np.float32)
                 tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
         onnx.save(proto, request.folder / "int8.onnx")
         return Quantised(request.folder / "int8.onnx")

@@ -17,17 +17,19 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from detector import export_graph  # noqa: E402
+from detector.artifact import TensorSpec  # noqa: E402
 from detector.artifact_files import read_card, record_file  # noqa: E402
 from detector.export import ExportChecks, ExportOptions, export_artifacts  # noqa: E402
-from detector.export_parity import ParityCheck, check_parity, point_figures  # noqa: E402
+from detector.export_parity import INT8_SHIFT, ParityCheck, check_parity, point_figures  # noqa: E402
 from detector.export_precision import PrecisionProof, heavy_macs, prove_precision  # noqa: E402
-from detector.export_reference import make_references  # noqa: E402
+from detector.export_reference import example_images, make_references  # noqa: E402
 from detector.runtimes import is_installed  # noqa: E402
 
 pytestmark = pytest.mark.export
 
 INSTALLED = [name for name in ("onnxruntime", "openvino") if is_installed(name)]
 SIZE = (64, 96)
+TWO = TensorSpec("images", "float32", (2, 3, *SIZE))
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +145,49 @@ def test_half_a_pixel_is_too_much_for_all_boxes_at_once(folders, model, referenc
         assert check.cause == "all boxes are shifted by 0.5, 0.5, 0.5, 0.5 pixels"
 
 
+def test_the_shift_that_int8_may_have_costs_one_step_of_overlap():
+    side = 80.0
+    left = side - INT8_SHIFT * side
+    overlap = left**2 / (2 * side**2 - left**2)
+    assert overlap == pytest.approx(0.95, abs=0.002)
+
+
+def photographs(model, folders, images):
+    return make_references(model, read_card(folders["decoded"] / "model.onnx"), images)
+
+
+def test_all_photographs_are_compared_by_a_file_for_one(folders, model):
+    images = example_images((3, 3, *SIZE))
+    for check in check_parity(folders["decoded"] / "model.onnx", model, photographs(model, folders, images))[1::2]:
+        assert (check.source, check.shape) == ("photographs", (3, 3, *SIZE)) and not check.failures
+    batches = make_references(
+        model, dataclasses.replace(read_card(folders["decoded"] / "model.onnx"), input=TWO), images
+    )
+    assert [len(reference.images) for reference in batches] == [2, 2, 2]
+    np.testing.assert_array_equal(batches[-1].images, images[[2, 0]])
+
+
+def test_int8_is_judged_by_whether_a_mistake_does_more_than_rounding(folders, model, tmp_path):
+    """Swapped channels of grey photographs change nothing, so they are no reason to refuse a file for rounding."""
+    grey = np.repeat(example_images((1, 3, *SIZE))[:, :1], 3, axis=1)
+    path = broken(folders["decoded"], tmp_path, BREAKS["bgr"][0], "int8")
+    for check in check_parity(path, model, photographs(model, folders, grey)):
+        assert not check.failures and check.figures["mistake"] <= 1.001
+    coloured = photographs(model, folders, example_images((1, 3, *SIZE)))
+    for check in check_parity(path, model, coloured):
+        assert check.failures[0] == "mistake" and check.cause == BREAKS["bgr"][1]
+
+
+def test_points_count_as_much_as_torch_is_sure():
+    """Of two points the one with half the score has a quarter of the weight."""
+    scores = np.array([[[0.8], [0.4]]], np.float32)
+    boxes = np.array([[[0, 0, 10, 10], [0, 0, 10, 10]]], np.float32).repeat(42, axis=1)
+    moved = boxes.copy()
+    moved[:, 42:] += 5
+    figures = point_figures((scores.repeat(42, axis=1), moved), (scores.repeat(42, axis=1), boxes), (64, 64))
+    assert figures["box_shift"] == pytest.approx(5 / (1 + 4), rel=1e-5)
+
+
 def test_predictions_that_are_no_numbers_fail(folders, model, references, tmp_path):
     def spoil(proto):
         shifted(proto, by=np.nan)
@@ -167,7 +212,8 @@ def test_figures_measure_what_they_say(noise, shift, seed):
     assert figures["boxes"] == pytest.approx(max(map(abs, shift)), abs=1e-4)
     assert figures["box_shift"] == pytest.approx(max(map(abs, shift)), abs=1e-4)
     logits = np.log(scores / (1 - scores))
-    spread = logits.std()
+    weights = np.square(scores.astype(np.float64).max(axis=-1, keepdims=True)).repeat(3, axis=-1)
+    spread = np.sqrt(np.cov(logits.ravel(), aweights=weights.ravel(), bias=True))
     other = (1 / (1 + np.exp(-(logits + noise * spread)))).astype(np.float32)
     error = point_figures((other, boxes), (scores, boxes), (64, 64))["score_error"]
     assert error == pytest.approx(noise, abs=2e-3)

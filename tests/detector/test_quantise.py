@@ -11,7 +11,7 @@ from network_cases import published, random_structure, shared, with_image_size
 from quantise_cases import FRAGILE, closeness, fragile_detector, graph_of, images, outputs, request
 from torch import device, nn
 
-from detector import export_graph
+from detector import export_graph, quantise
 from detector.errors import ExportError
 from detector.export_graph import Graph
 from detector.export_reference import example_images
@@ -354,6 +354,28 @@ def test_nncf_plain_and_with_accuracy_control(graph, tmp_path):
     searched = make_quantiser(QuantiseSettings(accuracy_aware=True))(wanted)
     assert searched.details["calibration"]["method"] == "accuracy-aware"
     assert FRAGILE in searched.details["higher_precision"] and searched.details["drop"] <= wanted.max_drop
+
+
+@pytest.mark.parametrize(("returned", "fits"), [(1, True), (26, False)])
+def test_what_nncf_finds_must_deserve_the_name_too(graph, tmp_path, monkeypatch, returned, fits):
+    class Search:
+        """Ends with so many layers in float32, whatever their work is."""
+
+        tool = "nncf 0"
+
+        def __init__(self, request, layers, *, seven_bits):
+            self.layers = layers
+
+        def write_with_accuracy_control(self, path):
+            return tuple(layer.name for layer in self.layers[:returned])
+
+    monkeypatch.setattr(quantise, "OpenVinoQuantiser", Search)
+    quantiser = make_quantiser(QuantiseSettings(accuracy_aware=True))
+    if fits:
+        assert len(quantiser(request(graph, tmp_path, format="openvino")).details["higher_precision"]) == 1
+        return
+    with pytest.raises(ExportError, match=r"leaves [0-9]+ % of the work in int8, with 26 of 27 layers"):
+        quantiser(request(graph, tmp_path, format="openvino"))
 
 
 def _middle(graph: Graph, folder) -> float:
