@@ -215,7 +215,10 @@ def points_csv(
     values: Sequence[ScoreValues],
     groups: Sequence[GroupResult],
 ) -> str:
-    """A line per network and seed, with its figures and scores; what is not there yet is empty."""
+    """A line per network and seed, with its figures and scores; what is not there yet is empty.
+
+    `params`, `flops` are the detector's, the scores of that name (`score params`) the backbone's.
+    """
     labels = {
         (group.group, member.digest): label_of(place) for group in groups for place, member in enumerate(group.members)
     }
@@ -243,7 +246,7 @@ def points_csv(
             rows.append(
                 [member.group, label, member.digest, member.structure.name, seed, *reached, *latencies, *costs, *scores]
             )
-    return csv_text([*POINT_COLUMNS, *(each.name for each in values)], rows)
+    return csv_text([*POINT_COLUMNS, *(f"score {each.name}" for each in values)], rows)
 
 
 def report_record(

@@ -111,6 +111,8 @@ def test_points():
     del known[MEMBERS[5].digest, 1]
     rows = list(csv.DictReader(io.StringIO(points_csv(MEMBERS, [0, 1], known, SCORES, [judged()]))))
     assert len(rows) == 12
+    header = points_csv(MEMBERS, [0, 1], known, SCORES, []).splitlines()[0].split(",")
+    assert len(set(header)) == len(header) and "score params" in header
     first = rows[0]
     assert (first["structure"], first["seed"], first["label"], first["ap"]) == (
         NETWORKS[0].digest,
@@ -118,7 +120,12 @@ def test_points():
         "D",
         "0.300000",
     )
-    assert (first["predicted_ms"], first["measured_ms"], first["madnas"], rows[2]["broken"]) == ("2", "", "3", "nan")
+    assert (first["predicted_ms"], first["measured_ms"], first["score madnas"], rows[2]["score broken"]) == (
+        "2",
+        "",
+        "3",
+        "nan",
+    )
     assert rows[11]["ap"] == "" and int(first["params"]) > 0 and first["layers"] == "9"
 
 

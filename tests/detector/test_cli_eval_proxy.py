@@ -258,7 +258,7 @@ def test_a_killed_campaign_goes_on(maenas, structures, tmp_path):
     record = json.loads(out)
     assert record == json.loads(Path("out/proxy.json").read_text()) and not record["failures"]
     rows = rows_of("out/points.csv")
-    assert [row["epochs"] for row in rows] == ["12"] * 3 and all(math.isfinite(float(row["zen"])) for row in rows)
+    assert [row["epochs"] for row in rows] == ["12"] * 3 and all(math.isfinite(float(row["score zen"])) for row in rows)
     # Bit for bit what a run in one go gives.
     whole = [
         "train",
