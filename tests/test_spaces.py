@@ -396,5 +396,5 @@ def test_unreadable_files(tmp_path):
 
 @pytest.mark.parametrize("name", ["wide", "../x", "../search_spaces/res", "/etc/passwd", "", ".", "res.json", "Res"])
 def test_unknown_names_are_listed_and_paths_refused(name):
-    with pytest.raises(SpaceError, match=r"unknown search space .*; expected one of csp, mob, res, res-small, tinynas-medium"):
+    with pytest.raises(SpaceError, match=r"unknown search space .*; expected one of csp, mob, res, res-small, tiny"):
         load_space(name)
