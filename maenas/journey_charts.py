@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from maenas.journey_html import counted
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -115,7 +117,7 @@ def search_chart(facts: Mapping[str, Any]) -> Chart | None:
         axes.set_xlabel("predicted, ms (star: chosen)", color=SOFT)
         axes.set_ylabel("measured, ms", color=SOFT)
 
-    text = f"{len(timed)} networks were timed in {measured['rounds']} rounds; measured times are about "
+    text = f"{len(timed)} networks were timed in {counted(measured['rounds'], 'round')}; measured times are about "
     text += f"{measured['bias']:.3f} of the predicted ones near {budget:g} ms."
     return _chart("search", "Networks timed in the search", text, draw, 3.1)
 
@@ -179,7 +181,11 @@ def loss_chart(facts: Mapping[str, Any]) -> Chart | None:
         _legend(axes)
 
     ends = [row["loss"] for row in rows if row.get("loss") is not None]
-    text = f"The loss falls from {ends[0]:.2f} to {ends[-1]:.2f} in {len(rows)} epochs." if ends else "No epoch ended."
+    text = (
+        f"The loss falls from {ends[0]:.2f} to {ends[-1]:.2f} in {counted(len(rows), 'epoch')}."
+        if ends
+        else "No epoch ended."
+    )
     return _chart("loss", "Loss", text, draw, 2.7)
 
 
@@ -198,7 +204,11 @@ def ap_chart(facts: Mapping[str, Any]) -> Chart | None:
         _legend(axes)
 
     found = [100 * row["ap"] for row in rows if row.get("ap") is not None]
-    text = f"AP was measured {len(found)} times; it ends at {found[-1]:.1f}." if found else "AP was never measured."
+    text = (
+        f"AP was measured {counted(len(found), 'time')}; it ends at {found[-1]:.1f}."
+        if found
+        else "AP was never measured."
+    )
     return _chart("ap", "Accuracy while training", text, draw, 2.7)
 
 

@@ -191,6 +191,11 @@ def signed(value: float, digits: int = 1) -> str:
     return text if float(text) == 0 else f"{'+' if value > 0 else MINUS}{text}"
 
 
+def counted(count: int, name: str) -> str:
+    """Such as `1 round`, `2 rounds`."""
+    return f"{count:,} {name}{'s' * (count != 1)}"
+
+
 def duration(seconds: float) -> str:
     """Such as `42 s`, `7.1 min`, `3 h 2 min`."""
     whole = round(seconds)

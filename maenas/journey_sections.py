@@ -10,6 +10,7 @@ from maenas.journey_html import (
     DASH,
     TIMES,
     Section,
+    counted,
     drawing,
     duration,
     esc,
@@ -46,7 +47,7 @@ def how_measured(device: Facts) -> str:
     """Runtime and conditions of a latency, in words."""
     runtime = runtime_name(device["backend"])
     version = f" {device['backend_version']}" if device["backend_version"] else ""
-    threads = "" if device["threads"] is None else f", {device['threads']} thread" + "s" * (device["threads"] != 1)
+    threads = "" if device["threads"] is None else f", {counted(device['threads'], 'thread')}"
     return f"{runtime}{version}, {device['precision'].upper()}, batch {device['batch']}{threads}"
 
 
@@ -192,8 +193,8 @@ def choice_section(facts: Facts, charts: Mapping[str, Chart]) -> Section:
         body.append(
             "<h3>Measured choice</h3>"
             + paragraph(
-                f"{len(measured['timed'])} networks were timed on this machine in {measured['rounds']} "
-                f"round{'s' * (measured['rounds'] != 1)}; near this budget the table is off by a factor of "
+                f"{counted(len(measured['timed']), 'network')} timed on this machine in "
+                f"{counted(measured['rounds'], 'round')}; near this budget the table is off by a factor of "
                 f"{measured['bias']:.3f}. Chosen is the highest score whose <em>measured</em> latency is within "
                 "the budget."
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from maenas.journey_charts import Chart
-from maenas.journey_html import DASH, TIMES, Section, duration, esc, paragraph, picture, points, size, table
+from maenas.journey_html import DASH, TIMES, Section, counted, duration, esc, paragraph, picture, points, size, table
 from maenas.journey_samples import Sample
 from maenas.journey_sections import Facts, chart_figure, data_name, runtime_name
 
@@ -71,7 +71,7 @@ def samples_section(facts: Facts, samples: Sequence[Sample], threshold: float) -
         shots.append(f'<figure><div class="two">{truth}{found}</div><figcaption>{caption}</figcaption></figure>')
     text = (
         "Validation images at equal distances through the list, none picked by hand. First as annotated, then as found "
-        f"with scores above {threshold:.2f}, the best threshold."
+        f"with scores above {threshold:.2f}{', the best threshold' if facts['accuracy']['best'] else ''}."
     )
     return Section("samples", "What it finds", f'{paragraph(text)}<div class="shots">{"".join(shots)}</div>')
 
@@ -82,8 +82,8 @@ def training_section(facts: Facts, charts: Mapping[str, Chart]) -> Section:
     recipe = f"recipe <code>{esc(training['recipe'])}</code>" if training["recipe"] else "the network's own recipe"
     teacher = f", taught by <code>{esc(training['teacher'])}</code>" if training["teacher"] else ""
     text = (
-        f"{facts['data']['num_train']} images, {recipe}{teacher}: {training['epochs']} epochs of "
-        f"{training['iterations'] // max(1, training['epochs'])} steps in {duration(training['seconds'])}. "
+        f"{facts['data']['num_train']} images, {recipe}{teacher}: {counted(training['epochs'], 'epoch')}, "
+        f"{counted(training['iterations'], 'step')} in {duration(training['seconds'])}. "
         f"The best epoch was {training['best'].get('epoch', 0):.0f}."
     )
     shown = "".join(chart_figure(charts[name]) for name in ("ap", "loss") if name in charts)
