@@ -60,12 +60,14 @@ def verdict(facts: Facts) -> str:
         return paragraph(text, "verdict calm")
     off = 100 * latency["deviation"]
     what = f"<strong>{latency['final_ms']:.2f} ms</strong> measured, {signed(off)} % from the budget of {budget:g} ms"
+    doubt = "" if latency["undisturbed"] else " Other work disturbed the timing: repeat it on a quiet machine."
     if latency["verdict"] == "missed":
         where = "more" if off > 0 else "less"
-        return paragraph(f"<strong>Budget missed.</strong> {what}: {where} than 5 % away.", "verdict bad")
+        return paragraph(f"<strong>Budget missed.</strong> {what}: {where} than 5 % away.{doubt}", "verdict bad")
     if off > 0:
-        return paragraph(f"<strong>Budget met within 5 %, but above it.</strong> {what}.", "verdict good")
-    return paragraph(f"<strong>Budget met.</strong> {what}.", "verdict good")
+        text = f"<strong>Budget met within 5 %, but above it.</strong> {what}.{doubt}"
+        return paragraph(text, "verdict good")
+    return paragraph(f"<strong>Budget met.</strong> {what}.{doubt}", "verdict good")
 
 
 def tiles(facts: Facts) -> str:
@@ -129,10 +131,11 @@ def _latency_notes(facts: Facts) -> list[str]:
         )
     if latency["verdict"] == "missed" and latency["again_ms"] is not None and latency["searched_ms"] is not None:
         change = 100 * (latency["again_ms"] / latency["searched_ms"] - 1)
-        notes.append(
-            f"The very file that the search timed took {signed(change)} % at the end: that much of the miss is the "
-            f"machine's, not the network's. Time it again when the machine is quiet."
-        )
+        if change * latency["deviation"] > 0:
+            notes.append(
+                f"The very file that the search timed took {signed(change)} % at the end: that much of the miss is the "
+                "machine's, not the network's. Time it again when the machine is quiet."
+            )
     if latency["undisturbed"] is False:
         notes.append("Other work disturbed the timings; they were kept because that was asked for.")
     notes += [f"Flags of the table: {esc(flag)}." for flag in device["flags"]]

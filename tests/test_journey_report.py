@@ -141,6 +141,13 @@ def test_a_miss_names_the_machine_where_it_was_the_machine(charts):
     assert "the very file that the search timed took +12.7 % at the end" in page(facts, charts).lower()
 
 
+def test_a_disturbed_timing_is_doubted():
+    facts = made_facts()
+    assert "disturbed" not in verdict(facts)
+    facts["latency"]["undisturbed"] = False
+    assert "repeat it on a quiet machine" in verdict(facts)
+
+
 def test_pieces():
     assert (duration(3.2), duration(59), duration(90), duration(7300)) == ("3.2 s", "59 s", "1.5 min", "2 h 1 min")
     assert (size(19_034_677), size(5_500)) == ("19.0 MB", "5.5 kB")
