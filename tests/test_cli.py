@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cli_cases import answer
 from search_cases import OFFICIAL, ROOT, content_of, has_table, made_table, rows_for, write_space
 
 from maenas import files
@@ -49,13 +50,7 @@ def maenas(here, capsys):
     """Run a command in this process: (exit code, standard output, standard error)."""
 
     def run(*arguments):
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # argparse
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return answer(capsys, *arguments)
 
     return run
 

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
+from cli_cases import answer  # noqa: E402
 from network_cases import KERNEL_GAIN, filled, filled_state, key_list, published, random_structure  # noqa: E402
 
 from detector.checkpoint import load_checkpoint  # noqa: E402
@@ -18,7 +19,6 @@ from detector.coco_names import COCO_NAMES  # noqa: E402
 from detector.convert_official import save_official, to_official  # noqa: E402
 from detector.model import Detector  # noqa: E402
 from detector.reparam import fuse_reparam  # noqa: E402
-from maenas.cli.main import main  # noqa: E402
 from maenas.structure import save_structure  # noqa: E402
 
 SMALL = replace(random_structure("res", 0), head=replace(random_structure("res", 0).head, background_class=False))
@@ -37,13 +37,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def maenas(here, capsys):
     def run(*words):
-        capsys.readouterr()
-        try:
-            code = main(["convert", "weights", *map(str, words)])
-        except SystemExit as stop:  # argparse
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return answer(capsys, "convert", "weights", *words)
 
     return run
 

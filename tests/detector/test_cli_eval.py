@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 pytest.importorskip("faster_coco_eval")
 
+from cli_cases import answer  # noqa: E402
 from evaluation_cases import NAMES, Seer, dataset, found, random_case, record, write_scenes  # noqa: E402
 from network_cases import random_structure, randomise_norms  # noqa: E402
 
@@ -24,7 +25,6 @@ from detector.evaluate import Evaluation, Settings, Timing, evaluate  # noqa: E4
 from detector.evaluation_report import analyse, dataset_digest, worst_images  # noqa: E402
 from detector.model import Detector  # noqa: E402
 from maenas.cli import models  # noqa: E402
-from maenas.cli.main import main  # noqa: E402
 
 FILES = ["bars.png", "confusion.png", "detections.json", "eval.json", "pr_curves.csv", "pr_curves.png", "worst.png"]
 
@@ -36,13 +36,7 @@ def maenas(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / "work")
 
     def run(*arguments):
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in ("eval", *arguments)])
-        except SystemExit as stop:  # argparse
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return answer(capsys, "eval", *arguments)
 
     return run
 

@@ -20,6 +20,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 pytest.importorskip("cv2")
 
+from cli_cases import answer  # noqa: E402
 from proxy_cases import network, write_result  # noqa: E402
 from search_cases import content_of, made_table, write_space  # noqa: E402
 from training_cases import assert_same_weights, write_rectangles  # noqa: E402
@@ -60,13 +61,7 @@ def maenas(tmp_path, monkeypatch, capsys):
     write_rectangles(Path("data"), num_train=2, num_val=1)
 
     def run(*arguments):
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in ("eval-proxy", *arguments)])
-        except SystemExit as stop:  # argparse
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return answer(capsys, "eval-proxy", *arguments)
 
     return run
 

@@ -16,6 +16,7 @@ pil = pytest.importorskip("PIL.Image")
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
+from cli_cases import answer  # noqa: E402
 from network_cases import random_structure  # noqa: E402
 
 from detector.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
@@ -23,7 +24,7 @@ from detector.images import read_image  # noqa: E402
 from detector.model import Detector  # noqa: E402
 from detector.tiling import Tiling  # noqa: E402
 from detector.types import Detections  # noqa: E402
-from maenas.cli.main import COMMANDS, main  # noqa: E402
+from maenas.cli.main import COMMANDS  # noqa: E402
 from maenas.structure import save_structure  # noqa: E402
 
 
@@ -51,13 +52,7 @@ def maenas(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / "work")
 
     def run(*arguments):
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in ("predict", *arguments)])
-        except SystemExit as stop:  # argparse
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return answer(capsys, "predict", *arguments)
 
     return run
 

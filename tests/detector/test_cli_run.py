@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 for module in ("safetensors", "cv2", "psutil", "faster_coco_eval", "onnx", "onnxruntime"):
     pytest.importorskip(module)
 
+from cli_cases import answer  # noqa: E402
 from training_cases import tiny_structure, write_rectangles  # noqa: E402
 
 from detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
@@ -51,13 +52,7 @@ def maenas(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path / "work")
 
     def run(*arguments):
-        capfd.readouterr()
-        try:
-            code = main([str(argument) for argument in ("run", *arguments)])
-        except SystemExit as stop:  # argparse
-            code = stop.code
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
+        return answer(capfd, "run", *arguments)
 
     return run
 
