@@ -15,7 +15,7 @@ def add_space_arguments(parser: argparse.ArgumentParser, *, classes: bool = True
     """Where to search; without `classes` their number comes from elsewhere."""
     group = parser.add_argument_group("space")
     group.add_argument("--block", metavar="FAMILY", help="block family: the wide space of res, csp or mob")
-    group.add_argument("--space", metavar="FILE", help="a search space: YAML file, or name such as tinynas-small")
+    group.add_argument("--space", metavar="FILE", help="a search space: YAML file, or name such as res-small")
     group.add_argument("--variant", metavar="NAME", help="neck and head setting of the space (default: its first)")
     group.add_argument("--image-size", metavar="N[xM]", help="input height x width, multiples of 32")
     if classes:
