@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maenas.errors import MaenasError, MissingExtraError
+from maenas.errors import MaenasError, MissingExtraError, did_you_mean, first_line
 
 __all__ = [
     "CheckpointError",
@@ -12,6 +12,8 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "TrainingError",
+    "did_you_mean",
+    "first_line",
 ]
 
 

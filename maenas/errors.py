@@ -5,6 +5,9 @@ A message says what is wrong, where (file and field), which value came, and what
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class MaenasError(Exception):
     """Base of every error that a user's input can cause."""
@@ -16,6 +19,10 @@ class StructureError(MaenasError, ValueError):
 
 class SpaceError(MaenasError, ValueError):
     """A search space that is malformed or holds no structure."""
+
+
+class OptionError(MaenasError, ValueError):
+    """An option of the command line that is malformed or does not go with the others."""
 
 
 class BudgetError(MaenasError, ValueError):
@@ -56,3 +63,16 @@ class GpuError(MaenasError, RuntimeError):
 
 class MissingExtraError(MaenasError, ImportError):
     """A package of an optional extra that is not installed."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, for a message of ours: one line, or its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def did_you_mean(name: str, known: Iterable[str], *, quoted: bool = False) -> str:
+    """The end of a message about an unknown name: `; did you mean X?`, or nothing where no known name is like it."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    if not near:
+        return ""
+    return f"; did you mean {near[0]!r}?" if quoted else f"; did you mean {near[0]}?"

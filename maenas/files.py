@@ -1,7 +1,8 @@
-"""Writing results so that an interruption leaves the old file or the new one, never half of one."""
+"""Files: written so that an interruption leaves the old one or the new one, never half of one; and their hashes."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -31,11 +32,25 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
                 stream.write(content)
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
-        except BaseException:
+        except BaseException:  # Ctrl-C too leaves no half a file behind
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def sha256_of(*paths: Path) -> str:
+    """SHA-256 in hex of what files hold, one after the other.
+
+    Raises:
+        OSError: One cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def check_place(path: Path) -> None:

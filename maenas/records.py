@@ -6,13 +6,13 @@ A record is a frozen dataclass whose `__post_init__` checks values by raising `V
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import json
+import math
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from maenas.errors import MaenasError
+from maenas.errors import MaenasError, did_you_mean
 
 T = TypeVar("T")
 MAX_ENTRIES = 1000
@@ -25,6 +25,21 @@ def require(condition: bool, field: str, value: object, expected: str) -> None:
     """Raise `ValueError` in the common wording unless the condition holds."""
     if not condition:
         raise ValueError(f"{field} is {shown(value)}; expected {expected}")
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a parsed value is a finite number that fits a float; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether a parsed value is a whole number, 1 or more."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def shown(value: object) -> str:
@@ -68,8 +83,7 @@ def build(cls: type[T], content: object, *, source: str, error: type[MaenasError
     prefix = f"{where}." if where else ""
     for key in content:
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; expected {', '.join(names)}"
+            hint = did_you_mean(str(key), names) or f"; expected {', '.join(names)}"
             raise error(f"{source}: {prefix}{key} is not a field{hint}")
     values = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
