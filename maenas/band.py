@@ -35,6 +35,9 @@ ATTEMPTS = 12
 """Objectives tried per network of the pool, before giving up."""
 ROUNDS = 4
 """Corrections of the predicted band by what was measured."""
+DRIFT = 0.1
+"""How far from the budget a measured band may lie, as a share. A machine's speed changes by as much between two rounds:
+only networks of one round can be compared, and a band at the budget exactly would be chased for ever."""
 
 Measure = Callable[[Sequence[Structure]], Sequence[float]]
 """Measured milliseconds of some networks."""
@@ -89,11 +92,13 @@ def draw_band(
 
     Args:
         request: Space, variant, table and further budgets; its score and its latency budget are not looked at.
-        band: Of the predicted latency; with `measure` of the measured one.
+        band: Of the predicted latency. With `measure`, its width is that of the measured latencies, whose band lies
+            within 10 % of this one.
         count: How many.
         seed: Equal seeds give equal networks (with `measure`, as far as measurements repeat).
         taken: Digests that must not be drawn.
-        measure: Times networks; the predicted band is then moved until enough of them are within.
+        measure: Times networks; of all that were timed together, the densest band is taken. The predicted band is moved
+            until that holds enough of them.
 
     Raises:
         BudgetError: Too few different networks in the band were found, or nothing in the space is as fast.
@@ -157,25 +162,43 @@ def _measured_pool(
     measure: Measure,
     pool: list[DrawnNetwork],
 ) -> list[DrawnNetwork]:
-    """Networks measured within the band; the predicted band follows the ratio of measured to predicted latency."""
-    measured: dict[str, DrawnNetwork] = {}
+    """Networks timed in one round, within the band's width of each other; the predicted band follows what was timed.
+
+    Empty if no round had enough of them near the budget.
+    """
+    width, ratios = 1.0 - band.low_ms / band.high_ms, list[float]()
     for round_index in range(ROUNDS):
-        fresh = [each for each in pool if each.structure.digest not in measured]
-        if fresh:
-            values = measure([each.structure for each in fresh])
-            for each, value in zip(fresh, values, strict=True):
-                measured[each.structure.digest] = replace(each, measured_ms=float(value))
-        within = [each for each in measured.values() if each.measured_ms in band]  # type: ignore[operator]
-        if len(within) >= count or not measured:
+        if not pool:
+            break
+        values = measure([each.structure for each in pool])
+        timed = [replace(each, measured_ms=float(value)) for each, value in zip(pool, values, strict=True)]
+        within = _densest(timed, width)
+        if len(within) >= count and abs(_measured(within[-1]) / band.high_ms - 1.0) <= DRIFT:
             return within
-        ratios = [each.measured_ms / each.predicted_ms for each in measured.values() if each.measured_ms is not None]
+        ratios += [_measured(each) / each.predicted_ms for each in timed]
         bias = float(np.median(ratios))
         moved = Band(band.low_ms / bias, band.high_ms / bias)
         try:
             pool = _predicted_pool(request, moved, POOL * count, seed + 100 * (round_index + 1), taken)
         except BudgetError:
-            break  # out of reach: what was measured so far is all there is
-    return within
+            break  # out of reach
+    return []
+
+
+def _densest(timed: Sequence[DrawnNetwork], width: float) -> list[DrawnNetwork]:
+    """As many as possible of these whose measured latencies lie within one band of that width, fastest first."""
+    ordered = sorted(timed, key=_measured)
+    latencies = np.array([_measured(each) for each in ordered])
+    starts = np.searchsorted(latencies, (1.0 - width) * latencies)
+    if not ordered:
+        return []
+    last = int(np.argmax(np.arange(len(ordered)) - starts))
+    return ordered[starts[last] : last + 1]
+
+
+def _measured(network: DrawnNetwork) -> float:
+    assert network.measured_ms is not None
+    return network.measured_ms
 
 
 def _optima(request: Request, limit_ms: float, attempts: int, seed: int) -> Iterator[Structure]:

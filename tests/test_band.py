@@ -107,7 +107,31 @@ def test_measurements_move_the_predicted_band(request_of, middle_ms):
     drawn = draw_band(request, band, 3, seed=0, measure=slower)
     assert len(rounds) > 1, "at first nearly everything was too slow"
     for each in drawn:
-        assert each.measured_ms == pytest.approx(1.2 * each.predicted_ms) and each.measured_ms in band
+        assert each.measured_ms == pytest.approx(1.2 * each.predicted_ms)
+        assert (1 - WIDTH) * 0.9 * middle_ms <= each.measured_ms <= 1.1 * middle_ms
+    assert max(each.measured_ms for each in drawn) * (1 - WIDTH) <= min(each.measured_ms for each in drawn)
+
+
+def test_only_networks_that_were_timed_together_are_compared(request_of, middle_ms):
+    """A machine that is 4 % slower today: the band follows it, in one round."""
+    request, rounds, timed = request_of(middle_ms), [], []
+
+    def today(structures):
+        rounds.append(len(structures))
+        noise = np.random.default_rng(0).uniform(0.95, 1.05, len(structures))
+        latencies = [predict(lower(each), request.goal.table).latency_ms for each in structures]
+        timed.extend(1.04 * noise * latencies)
+        return timed[-len(structures) :]
+
+    drawn = draw_band(request, Band.below(middle_ms, WIDTH), 3, seed=0, measure=today)
+    measured = [each.measured_ms for each in drawn]
+    assert len(rounds) == 1 and min(measured) >= (1 - WIDTH) * max(measured)
+    most = max(sum((1 - WIDTH) * top <= value <= top for value in timed) for top in timed)
+    assert any(
+        sum((1 - WIDTH) * top <= value <= top for value in timed) == most
+        and all((1 - WIDTH) * top <= value <= top for value in measured)
+        for top in timed
+    ), "no other band holds more"
 
 
 def test_a_device_that_is_never_in_the_band(request_of, middle_ms):
