@@ -139,30 +139,23 @@ def evaluate(
             be read or has another size than the data set says.
         CheckpointError: The network gives values that are no numbers.
     """
-    defaults = default_thresholds(predictor)
-    score_threshold = defaults[0] if score_threshold is None else score_threshold
-    iou_threshold = defaults[1] if iou_threshold is None else iou_threshold
-    check_range("score_threshold", score_threshold, 0, 1)
-    check_range("iou_threshold", iou_threshold, 0, 1)
-    check_range("max_detections", max_detections, 1, None)
-    check_range("batch_size", batch_size, 1, None)
-    own = getattr(getattr(predictor, "card", None), "nms", None)
-    max_detections = max_detections if own is None else min(max_detections, own.max_detections)
+    settings = _settings(
+        predictor,
+        dataset,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        max_detections=max_detections,
+        batch_size=batch_size,
+        image_size=image_size,
+        tiling=tiling,
+    )
     if isinstance(dataset, EvaluationSet):
-        pictures, truth = dataset, dataset.dataset
-        if tiling is not None or dataset.image_size is None:
-            raise InputError("an EvaluationSet holds whole images at one size; expected a data set with tiling")
-        size = input_size(predictor, dataset.image_size if image_size is None else image_size)
-        if size != tuple(dataset.image_size):
-            raise InputError(f"image_size is {size}; expected {dataset.image_size}, that of the evaluation set")
+        pictures = dataset
     else:
-        size, truth = input_size(predictor, image_size), dataset
-        pictures = EvaluationSet(truth, size if tiling is None else None, keep_mb=0)
-    missing = _check_classes(predictor.class_names, truth, allow_missing=allow_missing)
-    measured = without_classes(truth, missing)
+        pictures = EvaluationSet(dataset, settings.image_size if tiling is None else None, keep_mb=0)
+    missing = _check_classes(predictor.class_names, pictures.dataset, allow_missing=allow_missing)
+    measured = without_classes(pictures.dataset, missing)
     _check_content(measured)
-    batch_size = predictor.batch_limit or batch_size
-    settings = Settings(score_threshold, iou_threshold, max_detections, size, batch_size, tiling)
     classes = ClassMatch.by_name(predictor.class_names, measured.class_names, counts_as or {})
     started = time.perf_counter()
     found, skipped, network_ms = _find(
@@ -208,6 +201,39 @@ def default_thresholds(predictor: Predictor) -> tuple[float, float]:
         score, iou = (0.03, 0.65) if backbone.family == "mob" else (0.05, 0.7)
     own = getattr(card, "nms", None)
     return (score, iou) if own is None else (max(score, own.score_threshold), own.iou_threshold)
+
+
+def _settings(
+    predictor: Predictor,
+    dataset: Dataset | EvaluationSet,
+    *,
+    score_threshold: float | None,
+    iou_threshold: float | None,
+    max_detections: int,
+    batch_size: int,
+    image_size: int | tuple[int, int] | None,
+    tiling: Tiling | None,
+) -> Settings:
+    """The options of `evaluate`, checked, where they are open filled in, and held to what an export can do."""
+    defaults = default_thresholds(predictor)
+    score_threshold = defaults[0] if score_threshold is None else score_threshold
+    iou_threshold = defaults[1] if iou_threshold is None else iou_threshold
+    check_range("score_threshold", score_threshold, 0, 1)
+    check_range("iou_threshold", iou_threshold, 0, 1)
+    check_range("max_detections", max_detections, 1, None)
+    check_range("batch_size", batch_size, 1, None)
+    own = getattr(getattr(predictor, "card", None), "nms", None)
+    max_detections = max_detections if own is None else min(max_detections, own.max_detections)
+    if isinstance(dataset, EvaluationSet):
+        if tiling is not None or dataset.image_size is None:
+            raise InputError("an EvaluationSet holds whole images at one size; expected a data set with tiling")
+        size = input_size(predictor, dataset.image_size if image_size is None else image_size)
+        if size != tuple(dataset.image_size):
+            raise InputError(f"image_size is {size}; expected {dataset.image_size}, that of the evaluation set")
+    else:
+        size = input_size(predictor, image_size)
+    batch_size = predictor.batch_limit or batch_size
+    return Settings(score_threshold, iou_threshold, max_detections, size, batch_size, tiling)
 
 
 def _find(

@@ -93,19 +93,11 @@ class TrainLoader:
             ConfigError: Naming the value that does not fit.
         """
         self.iterations_per_epoch = count_iterations(len(dataset), batch_size, last=last)
-        _check("world_size", world_size, 1, None)
-        _check("rank", rank, 0, world_size - 1)
-        _check("seed", seed, 0, None)
         _check("num_workers", num_workers, 0, None)
         _check("multi_scale_every", multi_scale_every, 1, None)
-        if batch_size % world_size or (last == "keep" and world_size > 1):
-            found = f"batch_size is {batch_size} and last is {last!r} with {world_size} processes"
-            raise ConfigError(f"{found}; expected a multiple of {world_size}, and no smaller last batch")
-        for side in multi_scale:
-            try:
-                check_size("multi_scale", (side, side))
-            except ValueError as error:
-                raise ConfigError(str(error)) from None
+        _check("seed", seed, 0, None)
+        _check_processes(rank, world_size, batch_size=batch_size, last=last)
+        _check_sides(multi_scale)
         if cache != "none" and num_workers and _context() is None:
             raise ConfigError(f"cache is {cache!r} with workers that do not share memory; expected num_workers 0")
         self._settings = settings
@@ -249,6 +241,23 @@ def _start_worker(worker: int) -> None:
 def _context() -> str | None:
     """How workers start: forked on Linux, which shares the cache; elsewhere as Python does."""
     return "fork" if sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods() else None
+
+
+def _check_processes(rank: int, world_size: int, *, batch_size: int, last: str) -> None:
+    """Every process must get the same number of images of every batch."""
+    _check("world_size", world_size, 1, None)
+    _check("rank", rank, 0, world_size - 1)
+    if batch_size % world_size or (last == "keep" and world_size > 1):
+        found = f"batch_size is {batch_size} and last is {last!r} with {world_size} processes"
+        raise ConfigError(f"{found}; expected a multiple of {world_size}, and no smaller last batch")
+
+
+def _check_sides(multi_scale: Sequence[int]) -> None:
+    for side in multi_scale:
+        try:
+            check_size("multi_scale", (side, side))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
 
 def _check(name: str, value: int, low: int, high: int | None) -> None:
