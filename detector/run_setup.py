@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,11 +12,11 @@ from maenas.files import write_text_atomically
 from maenas.structure import Structure, save_structure, structure_from_dict
 
 from .assign import ASSIGNERS
-from .config import TrainConfig, changed_fields, is_harmless
+from .config import ModelConfig, TrainConfig, changed_fields, is_harmless
 from .criterion import Criterion
 from .data.dataset import Dataset
 from .data.plan import count_iterations
-from .data.sampling_report import count_sources, sampling_notes, sampling_table
+from .data.sampling_report import SourceCounts, count_sources, sampling_notes, sampling_table
 from .distill_run import prepare_distillation, teacher_note
 from .distributed import Processes
 from .ema import ModelEma
@@ -29,6 +29,7 @@ from .optim import build_optimizer, restore_optimizer
 from .run_folder import RunFolder
 from .run_plan import checked_data, data_digest, fitted_structure
 from .schedule import Progress
+from .teacher import Teacher
 from .train_log import read_metrics
 from .training_run import SUMS, Run, restore_random
 from .training_state import TrainingState, load_training_state
@@ -62,35 +63,17 @@ def prepare_run(
     structure, notes = fitted_structure(structure, config.model, len(data.class_names))
     config = config.for_image_size(structure.image_size)
     model = Detector(structure, class_names=data.class_names)
-    if config.model.weights is not None and state is None:
-        source = config.model.weights
-        taken = transfer_weights(
-            model, read_weights(source, structure), source=source, class_head=config.model.class_head
-        )
-        notes = (*notes, *taken.notes(source))
+    if state is None:
+        notes = (*notes, *_take_weights(model, structure, config.model))
     model.to(device)
     ema = ModelEma(model, config.ema)  # before norms are synchronised: it is never trained
     if config.train.sync_norm:
         processes.synchronise_norms(model, device)
-    frozen = frozen_modules(model, config.model.freeze)
     counted = count_sources(train_set, config.sampling)
     notes = (*notes, *sampling_notes(counted, num_classes=len(data.class_names)))
-    criterion = _criterion(config, train_set, channels=model.head.num_logits, device=device, processes=processes)
-    taught = prepare_distillation(config, model, num_images=len(train_set), device=device, processes=processes)
-    distiller, teacher = (None, None) if taught is None else taught
+    learner, teacher = _learner(config, model, train_set, device=device, processes=processes)
     if teacher is not None:
         notes = (*notes, teacher_note(config, teacher))
-    settings = config.train
-    learner = Learner(
-        model,
-        criterion,
-        channels_last=settings.channels_last,
-        precision=settings.precision,
-        loss_scale=processes.world_size,
-        frozen=frozen,
-        compiled=settings.compile,
-        distiller=distiller,
-    ).train()
     ema.model.to(memory_format=learner.memory_format)  # type: ignore[call-overload]
     per_epoch = count_iterations(len(train_set), config.train.batch_size, last=config.train.last_batch)
     minutes = config.train.max_minutes
@@ -119,11 +102,38 @@ def prepare_run(
     if state is not None:
         _restore(run, state)
     if processes.is_first:
-        write_text_atomically(folder.config, config.to_yaml())
-        save_structure(structure, folder.structure)
-        if counted:
-            write_text_atomically(folder.sampling, sampling_table(counted))
+        _write_question(run, counted)
     return run
+
+
+def _take_weights(model: Detector, structure: Structure, config: ModelConfig) -> tuple[str, ...]:
+    """Put the weights that a new run is to start from into the network, if there are any; notes about them."""
+    source = config.weights
+    if source is None:
+        return ()
+    taken = transfer_weights(model, read_weights(source, structure), source=source, class_head=config.class_head)
+    return taken.notes(source)
+
+
+def _learner(
+    config: TrainConfig, model: Detector, train_set: Dataset, *, device: torch.device, processes: Processes
+) -> tuple[Learner, Teacher | None]:
+    """The network with its losses, and with what it is taught by; it trains."""
+    frozen = frozen_modules(model, config.model.freeze)
+    criterion = _criterion(config, train_set, channels=model.head.num_logits, device=device, processes=processes)
+    taught = prepare_distillation(config, model, num_images=len(train_set), device=device, processes=processes)
+    distiller, teacher = (None, None) if taught is None else taught
+    learner = Learner(
+        model,
+        criterion,
+        channels_last=config.train.channels_last,
+        precision=config.train.precision,
+        loss_scale=processes.world_size,
+        frozen=frozen,
+        compiled=config.train.compile,
+        distiller=distiller,
+    )
+    return learner.train(), teacher
 
 
 def _criterion(
@@ -142,6 +152,14 @@ def _criterion(
         mean_over_processes=processes.total,
         rules=rules,
     )
+
+
+def _write_question(run: Run, counted: Sequence[SourceCounts]) -> None:
+    """Leave in the folder what is trained, how, and what is shown how often."""
+    write_text_atomically(run.folder.config, run.config.to_yaml())
+    save_structure(run.structure, run.folder.structure)
+    if counted:
+        write_text_atomically(run.folder.sampling, sampling_table(counted))
 
 
 def _restore(run: Run, state: TrainingState) -> None:
