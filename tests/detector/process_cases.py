@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 from pathlib import Path
 
 import torch
 from torch import distributed as dist
 from torch import multiprocessing, nn
-from training_cases import fast_config, tiny_structure, weights_of
+from training_cases import SignalAt, fast_config, tiny_structure, weights_of
 
-from detector.callbacks import Callback
 from detector.data.source import load_data
 from detector.distributed import joined_processes
 from detector.sync_norm import synchronise_norms
@@ -28,12 +26,6 @@ CONFIG = {
 }
 
 
-class StopAt(Callback):
-    def on_step(self, step):
-        if step.iteration == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 def train_in_one_of_two(rank: int, port: int, data: str, out: str, options: dict) -> None:
     torch.set_num_threads(1)
     names = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -46,7 +38,7 @@ def train_in_one_of_two(rank: int, port: int, data: str, out: str, options: dict
             load_data(data),
             out=out,
             resume=resume,
-            callbacks=[StopAt()] if stop and rank == 0 else [],
+            callbacks=[SignalAt(1)] if stop and rank == 0 else [],
             processes=processes,
         )
         assert result.ended_by == ("SIGTERM" if stop else "completed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from training_cases import (  # noqa: E402
     assert_same_weights,
     fast_config,
     rectangles,
+    rows_of,
     tiny_structure,
     weights_of,
 )
@@ -51,11 +51,6 @@ def finished(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "out"
     result = train(fast_config(**FULL), tiny_structure(), data, out=out)
     return out, result
-
-
-def rows_of(out):
-    with (out / "metrics.csv").open() as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_what_a_run_leaves(finished):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import subprocess
@@ -19,9 +18,11 @@ pytest.importorskip("cv2")
 
 from network_cases import random_structure, randomise_norms  # noqa: E402
 from training_cases import (  # noqa: E402
-    assert_same_weights,
+    SignalAt,
+    assert_same_run,
     fast_config,
     rectangles,
+    rows_of,
     tiny_structure,
     weights_of,
     write_rectangles,
@@ -42,7 +43,6 @@ from detector.train import train  # noqa: E402
 from detector.training_state import load_training_state  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
-TIMES = ("images_per_second", "seconds")
 CPU = torch.device("cpu")
 
 
@@ -80,31 +80,6 @@ def whole(data, teacher, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     train(taught(teacher), tiny_structure(), data, out=out)
     return out
-
-
-def rows_of(out):
-    with (out / "metrics.csv").open() as stream:
-        return list(csv.DictReader(stream))
-
-
-def assert_same_run(out, whole):
-    for name in ("last.safetensors", "best.safetensors"):
-        assert_same_weights(out / name, whole / name)
-    mine, theirs = (load_training_state(folder / "state.safetensors") for folder in (out, whole))
-    for part, tensors in theirs.tensors.items():
-        assert tensors.keys() == mine.tensors[part].keys()
-        assert all(torch.equal(value, mine.tensors[part][name]) for name, value in tensors.items()), part
-    for row, other in zip(rows_of(out), rows_of(whole), strict=True):
-        assert {k: v for k, v in row.items() if k not in TIMES} == {k: v for k, v in other.items() if k not in TIMES}
-
-
-class SignalAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step(self, step):
-        if step.iteration == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_what_a_run_leaves(whole, data, teacher):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -11,7 +9,7 @@ pytest.importorskip("safetensors")
 pytest.importorskip("cv2")
 
 from process_cases import CONFIG, assert_close, run_two  # noqa: E402
-from training_cases import fast_config, tiny_structure, weights_of, write_rectangles  # noqa: E402
+from training_cases import fast_config, rows_of, tiny_structure, weights_of, write_rectangles  # noqa: E402
 
 from detector.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
 from detector.data.source import load_data  # noqa: E402
@@ -31,11 +29,6 @@ def teacher(tmp_path_factory):
     model = Detector(tiny_structure(width=12)).eval()
     save_checkpoint(Checkpoint(model.structure, model.state_dict(), model.class_names), path)
     return str(path)
-
-
-def rows_of(out):
-    with (out / "metrics.csv").open() as stream:
-        return list(csv.DictReader(stream))
 
 
 @pytest.mark.slow

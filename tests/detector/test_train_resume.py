@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -18,10 +17,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 pytest.importorskip("cv2")
 
-from training_cases import assert_same_weights, fast_config, rectangles, tiny_structure  # noqa: E402
+from training_cases import SignalAt, assert_same_run, fast_config, rectangles, tiny_structure  # noqa: E402
 
 import detector.evaluate_sources as evaluate_sources  # noqa: E402
-from detector.callbacks import Callback  # noqa: E402
 from detector.data.source import load_data  # noqa: E402
 from detector.errors import CheckpointError, TrainingError  # noqa: E402
 from detector.stop_signals import StopSignals  # noqa: E402
@@ -30,7 +28,6 @@ from detector.training_state import load_training_state  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 CONFIG = {"train__epochs": 3}
-TIMES = ("images_per_second", "seconds")
 
 
 @pytest.fixture(scope="module")
@@ -44,33 +41,6 @@ def whole(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     train(fast_config(**CONFIG), tiny_structure(), data, out=out)
     return out
-
-
-def metrics(out):
-    with (out / "metrics.csv").open() as stream:
-        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(stream)]
-
-
-def assert_same_run(out, whole):
-    for name in ("last.safetensors", "best.safetensors"):
-        assert_same_weights(out / name, whole / name)
-    mine, theirs = (load_training_state(folder / "state.safetensors") for folder in (out, whole))
-    for part, tensors in theirs.tensors.items():
-        assert tensors.keys() == mine.tensors[part].keys()
-        assert all(torch.equal(value, mine.tensors[part][name]) for name, value in tensors.items()), part
-    assert metrics(out) == metrics(whole)
-    assert mine.record["best"] == theirs.record["best"]
-
-
-class SignalAt(Callback):
-    """Sends this process a signal after a step."""
-
-    def __init__(self, step, number=signal.SIGTERM):
-        self.step, self.number = step, number
-
-    def on_step(self, step):
-        if step.iteration == self.step:
-            os.kill(os.getpid(), self.number)
 
 
 def resume(out, data, **changes):
@@ -270,9 +240,9 @@ def test_a_checkpoint_is_no_state(whole):
 
 
 def test_a_time_limited_run_is_resumed(data, tmp_path):
-    changes = {**CONFIG, "train__epochs": 1000, "train__max_minutes": 0.025, "eval__every": 1000}
+    changes = {**CONFIG, "train__epochs": 1000, "train__max_minutes": 0.05, "eval__every": 1000}
     out = tmp_path / "run"
-    stopped = train(fast_config(**changes), tiny_structure(), data, out=out, callbacks=[SignalAt(6)])
+    stopped = train(fast_config(**changes), tiny_structure(), data, out=out, callbacks=[SignalAt(2)])
     assert stopped.ended_by == "SIGTERM"
     finished = train(fast_config(**changes), tiny_structure(), data, out=out, resume=True)
     assert finished.ended_by == "completed" and finished.seconds > stopped.seconds

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from detector.callbacks import Callback, Step
 from detector.config import TrainConfig, load_config
 from detector.data.source import DataConfig, load_data
+from detector.training_state import load_training_state
 from maenas.structure import Backbone, Head, Neck, Stage, Stem, Structure
 
 torch.set_num_threads(1)
+
+TIMES = ("images_per_second", "seconds")
+"""Columns of metrics.csv that differ from run to run."""
 
 COLOURS = {"red": (220, 40, 40), "blue": (40, 60, 220)}
 
@@ -107,3 +115,33 @@ def assert_same_weights(first: Path, second: Path) -> None:
     assert one.keys() == other.keys()
     different = [name for name in one if not torch.equal(one[name], other[name])]
     assert not different, different[:5]
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    """What a run noted at the end of each epoch."""
+    with (out / "metrics.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def assert_same_run(out: Path, whole: Path) -> None:
+    """Two runs have left the same, bit for bit, but for times."""
+    for name in ("last.safetensors", "best.safetensors"):
+        assert_same_weights(out / name, whole / name)
+    mine, theirs = (load_training_state(folder / "state.safetensors") for folder in (out, whole))
+    for part, tensors in theirs.tensors.items():
+        assert tensors.keys() == mine.tensors[part].keys()
+        assert all(torch.equal(value, mine.tensors[part][name]) for name, value in tensors.items()), part
+    assert mine.record["best"] == theirs.record["best"]
+    for row, other in zip(rows_of(out), rows_of(whole), strict=True):
+        assert {**row, **dict.fromkeys(TIMES)} == {**other, **dict.fromkeys(TIMES)}
+
+
+class SignalAt(Callback):
+    """Sends this process a signal after a step."""
+
+    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
+        self.step, self.number = step, number
+
+    def on_step(self, step: Step) -> None:
+        if step.iteration == self.step:
+            os.kill(os.getpid(), self.number)
