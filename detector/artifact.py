@@ -6,12 +6,12 @@ Neither torch nor a runtime is needed to read it.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from maenas.records import is_count, is_number, shown
 from maenas.structure import Structure, structure_from_dict
 
 from .errors import ExportError
@@ -61,9 +61,9 @@ class NmsSettings:
     def __post_init__(self) -> None:
         for name in ("score_threshold", "iou_threshold"):
             value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value <= 1:
+            if not is_number(value) or not 0 <= value <= 1:
                 raise ExportError(f"{name} is {value!r}; expected a number from 0 to 1")
-        if not _is_count(self.max_detections):
+        if not is_count(self.max_detections):
             raise ExportError(f"max_detections is {self.max_detections!r}; expected a whole number, 1 or more")
 
 
@@ -222,10 +222,10 @@ class ModelCard:
         structure = structure_from_dict(record["structure"], source=f"{source}: structure")
         if record["digest"] != structure.digest:
             raise ExportError(
-                f"{source}: digest is {_shown(record['digest'])}; expected {structure.digest}, that of its structure"
+                f"{source}: digest is {shown(record['digest'])}; expected {structure.digest}, that of its structure"
             )
         if not all(isinstance(name, str) for name in record["class_names"]):
-            raise ExportError(f"{source}: class_names is {_shown(record['class_names'])}; expected names only")
+            raise ExportError(f"{source}: class_names is {shown(record['class_names'])}; expected names only")
         try:
             return cls(
                 structure=structure,
@@ -282,14 +282,14 @@ def _check_version(content: object, source: str) -> None:
     version = content.get("schema_version") if isinstance(content, dict) else SCHEMA_VERSION
     if version != SCHEMA_VERSION:
         raise ExportError(
-            f"{source}: schema_version is {_shown(version)}; expected {SCHEMA_VERSION}: export again with this version"
+            f"{source}: schema_version is {shown(version)}; expected {SCHEMA_VERSION}: export again with this version"
         )
 
 
 def _checked(content: object, fields: Mapping[str, type | tuple[type, ...]], source: str) -> dict[str, Any]:
     """The content, if it is an object with exactly these fields of these kinds."""
     if not isinstance(content, dict):
-        raise ExportError(f"{source}: the card is {_shown(content)}; expected an object")
+        raise ExportError(f"{source}: the card is {shown(content)}; expected an object")
     for name in content:
         if name not in fields:
             raise ExportError(f"{source}: {name} is unknown; expected {', '.join(fields)}")
@@ -298,22 +298,22 @@ def _checked(content: object, fields: Mapping[str, type | tuple[type, ...]], sou
             raise ExportError(f"{source}: {name} is missing")
         if not isinstance(content[name], kinds):
             expected = " or ".join(_KINDS[kind] for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
-            raise ExportError(f"{source}: {name} is {_shown(content[name])}; expected {expected}")
+            raise ExportError(f"{source}: {name} is {shown(content[name])}; expected {expected}")
     return content
 
 
 def _tensor(content: object, source: str) -> TensorSpec:
     record = _checked(content, {"name": str, "dtype": str, "shape": list}, source)
     shape = record["shape"]
-    if not all(length is None or _is_count(length) for length in shape):
-        raise ExportError(f"{source}: shape is {_shown(shape)}; expected whole numbers, or null where free")
+    if not all(length is None or is_count(length) for length in shape):
+        raise ExportError(f"{source}: shape is {shown(shape)}; expected whole numbers, or null where free")
     return TensorSpec(record["name"], record["dtype"], tuple(shape))
 
 
 def _file(content: object, source: str) -> FileRecord:
     record = FileRecord(**_checked(content, {"name": str, "sha256": str, "size_bytes": int}, source))
     if not re.fullmatch(r"[^/\\\x00]+", record.name) or record.name in (".", ".."):
-        raise ExportError(f"{source}: name is {_shown(record.name)}; expected the name of a file beside the card")
+        raise ExportError(f"{source}: name is {shown(record.name)}; expected the name of a file beside the card")
     return record
 
 
@@ -323,8 +323,8 @@ def _engine(content: object, source: str) -> EngineFacts:
     record = _checked(content, {**kinds, "suppression": (str, type(None))}, source)
     for name in shapes:
         shape = record[name]
-        if len(shape) != 4 or not all(_is_count(length) for length in shape):
-            raise ExportError(f"{source}: {name} is {_shown(shape)}; expected [B, 3, H, W]")
+        if len(shape) != 4 or not all(is_count(length) for length in shape):
+            raise ExportError(f"{source}: {name} is {shown(shape)}; expected [B, 3, H, W]")
         record[name] = tuple(shape)
     return EngineFacts(**record)
 
@@ -344,23 +344,11 @@ def _preprocessing(content: object, source: str) -> Preprocessing:
     expected = json.loads(json.dumps(asdict(Preprocessing())))
     for name, value in record.items():
         if value != expected[name]:
-            raise ExportError(f"{source}: {name} is {_shown(value)}; expected {_shown(expected[name])}")
+            raise ExportError(f"{source}: {name} is {shown(value)}; expected {shown(expected[name])}")
     return Preprocessing()
 
 
 def _sides(content: object, source: str) -> tuple[int, int]:
-    if not isinstance(content, list) or len(content) != 2 or not all(_is_count(side) for side in content):
-        raise ExportError(f"{source} is {_shown(content)}; expected [height, width]")
+    if not isinstance(content, list) or len(content) != 2 or not all(is_count(side) for side in content):
+        raise ExportError(f"{source} is {shown(content)}; expected [height, width]")
     return content[0], content[1]
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _shown(value: object) -> str:
-    return json.dumps(value, default=str)[:60]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import json
 import math
 import re
@@ -24,7 +23,7 @@ from .data.settings import AugmentSettings
 from .data.store import CACHES
 from .distill_config import DistillConfig
 from .ema import EmaConfig
-from .errors import ConfigError
+from .errors import ConfigError, did_you_mean
 from .learner import PRECISIONS
 from .optim import OptimizerConfig
 from .schedule import ScheduleConfig
@@ -298,7 +297,7 @@ def config_from_dict(
     overrides: Iterable[str] = (),
     changes: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
-    """As `load_config`, from parsed content."""
+    """As `load_config`, from parsed content; the same errors."""
     settings = copy.deepcopy(dict(content))
     for name, value in (changes or {}).items():
         set_field(settings, name, value)
@@ -336,9 +335,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        near = difflib.get_close_matches(value, choices, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        require(False, name, value, f"one of {', '.join(choices)}{hint}")
+        require(False, name, value, f"one of {', '.join(choices)}{did_you_mean(value, choices)}")
 
 
 def _require_side(name: str, side: int) -> None:

@@ -18,7 +18,7 @@ from maenas.errors import OutputError
 from maenas.files import write_bytes_atomically
 from maenas.structure import Structure
 
-from .errors import CheckpointError
+from .errors import CheckpointError, first_line
 from .layers import ConvNormAct
 from .model import Detector
 from .reparam import fuse_reparam
@@ -289,8 +289,9 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     # Damaged pickles fail in the reader in many ways, none of them ours.
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: cannot be read as weights ({reason}); expected tensors only") from error
+        raise CheckpointError(
+            f"{path}: cannot be read as weights ({first_line(error)}); expected tensors only"
+        ) from error
     if isinstance(content, Mapping):
         held = [content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)]
         content = held[0] if held else content

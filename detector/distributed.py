@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .errors import ConfigError
+from .errors import ConfigError, first_line
 from .sync_norm import synchronise_norms
 
 # While the first process evaluates the others wait for it, without a limit that an evaluation could reach.
@@ -149,8 +149,7 @@ def pick_device(name: str, processes: Processes = SINGLE) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"device is {name!r}; cannot be used ({reason})") from error
+        raise ConfigError(f"device is {name!r}; cannot be used ({first_line(error)})") from error
     return device
 
 

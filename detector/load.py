@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from maenas.structure import Structure, load_structure
 
-from .errors import CheckpointError, InputError
+from .errors import CheckpointError, InputError, first_line
 
 if TYPE_CHECKING:
     from .model import Detector
@@ -111,4 +111,4 @@ def load_predictor(
     try:
         return model.to(device or "cpu")
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device is {device!r}; cannot be used ({str(error).splitlines()[0]})") from error
+        raise InputError(f"device is {device!r}; cannot be used ({first_line(error)})") from error

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from maenas.extras import require
 
-from .errors import InputError
+from .errors import InputError, first_line
 from .onnx_torch_call import Call, Dynamic, Value
 from .onnx_torch_ops import FUNCTIONS
 
@@ -65,8 +65,7 @@ def read_onnx(source: str | Path | bytes, shape: Sequence[int], *, where: str = 
         model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(str(source))
     except Exception as error:
         # protobuf's DecodeError, whose module differs between its versions, or the file is missing.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{where}: cannot be read ({reason}); expected an ONNX file") from error
+        raise InputError(f"{where}: cannot be read ({first_line(error)}); expected an ONNX file") from error
     reader = _Reader(onnx, model, where)
     reader.read(tuple(shape))
     _use_silu(reader)
@@ -109,9 +108,8 @@ class _Reader:
                 raise InputError(f"{self.where}: {error}") from error
             except Exception as error:
                 # Whatever torch says of shapes and types that do not fit.
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise InputError(
-                    f"{self.where}: node {name!r}, a {node.op_type}, cannot be run in torch ({reason})"
+                    f"{self.where}: node {name!r}, a {node.op_type}, cannot be run in torch ({first_line(error)})"
                 ) from error
             values.update((output, value) for output, value in zip(node.output, made, strict=False) if output)
         ends = [values[output.name] for output in proto.output]

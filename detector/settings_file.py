@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from .errors import ConfigError
+from .errors import ConfigError, did_you_mean
 
 RECIPES = Path(__file__).parent / "recipes"
 MAX_FILE_BYTES = 1_000_000
@@ -64,8 +63,7 @@ def _recipe_path(source: str | Path) -> Path:
         return path
     if str(source) in recipe_names():
         return RECIPES / f"{source}.yaml"
-    near = difflib.get_close_matches(str(source), recipe_names(), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(str(source), recipe_names())
     raise ConfigError(f"recipe {str(source)!r} is unknown; expected a .yaml file or {', '.join(recipe_names())}{hint}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from maenas.extras import require
 
 from .backbone import STRIDES
-from .errors import InputError
+from .errors import InputError, did_you_mean, first_line
 
 PROBE_SIZE = (64, 96)
 """(height, width) of the image that a new backbone is tried on."""
@@ -87,8 +86,7 @@ def timm_backbone(
     """
     timm = require("timm", extra="timm", purpose="a backbone of another library")
     if ":" not in name and not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, timm.list_models())
         raise InputError(f"backbone is {name!r}; expected a network of timm (timm.list_models() has their names){hint}")
     if out_indices is not None:
         options["out_indices"] = tuple(out_indices)
@@ -96,7 +94,7 @@ def timm_backbone(
     try:
         network = timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=in_channels, **options)
     except Exception as error:
-        raise InputError(f"{name}: cannot be made by timm ({_reason(error)})") from error
+        raise InputError(f"{name}: cannot be made by timm ({first_line(error)})") from error
     reductions = [int(stride) for stride in network.feature_info.reduction()]
     picked = _picked(name, reductions, exact=out_indices is not None)
     channels = [int(network.feature_info.channels()[index]) for index in picked]
@@ -147,7 +145,7 @@ def _try(name: str, backbone: TimmBackbone, in_channels: int) -> None:
     # Whatever it is that a network of another library cannot do with the image.
     except Exception as error:
         raise InputError(
-            f"{name}: cannot take an image of {height} x {width} ({_reason(error)}); "
+            f"{name}: cannot take an image of {height} x {width} ({first_line(error)}); "
             "expected a network for images of any size that is a multiple of 32"
         ) from error
     finally:
@@ -157,7 +155,3 @@ def _try(name: str, backbone: TimmBackbone, in_channels: int) -> None:
     actual = [tuple(x.shape) for x in maps]
     if actual != expected:
         raise InputError(f"{name}: its maps have shapes {actual}; expected {expected}")
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

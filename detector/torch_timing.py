@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from .errors import InputError
+from .errors import InputError, first_line
 from .onnx_torch import OnnxNetwork, read_onnx
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -195,9 +195,8 @@ class TorchNetwork:
                 self._fetch(outputs)
         except Exception as error:
             # A missing compiler, an operator without a kernel of this precision, memory.
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             how = "torch.compile fails" if self._adapter.compiled else "torch fails to run it"
-            raise InputError(f"{self._where}: {how} in {self._adapter.precision} ({reason})") from error
+            raise InputError(f"{self._where}: {how} in {self._adapter.precision} ({first_line(error)})") from error
         wrong = [output.dtype for output in outputs if output.is_floating_point() and output.dtype != self._dtype]
         if wrong:
             raise InputError(f"{self._where}: torch returns {wrong[0]}; expected {self._dtype}")

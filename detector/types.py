@@ -5,7 +5,6 @@ Tensor letters: B images, P points of all levels, C class channels, R = reg_max,
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from maenas.extras import require
 
-from .errors import InputError
+from .errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -241,8 +240,7 @@ def class_indices(classes: Iterable[str | int], class_names: Sequence[str] | Non
 def _expected(entry: str, class_names: Sequence[str] | None) -> str:
     if class_names is None:
         return "expected an index, as the class names are not known"
-    near = difflib.get_close_matches(entry, class_names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(entry, class_names, quoted=True)
     shown = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
     return f"expected one of {len(class_names)} names ({shown}) or an index below {len(class_names)}{hint}"
 

@@ -13,7 +13,7 @@ import yaml
 
 from maenas.errors import PlotError
 from maenas.plot_facts import EVALUATED, TIMED, TRAINED, EvaluationFact, RunFacts, SearchFact, TimingFact
-from maenas.records import shown
+from maenas.records import is_count, is_number, shown
 from maenas.structure import Structure, load_structure, structure_from_dict
 
 MAX_FILE_BYTES = 5_000_000
@@ -262,11 +262,7 @@ def _text(record: Mapping[str, Any], name: str, place: str) -> str:
 
 def _real(record: Mapping[str, Any], name: str, place: str, *, low: float = 1e-9, high: float = 1e9) -> float:
     value = record.get(name)
-    number = (
-        float(value)
-        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
-        else math.nan
-    )
+    number = float(value) if is_number(value) else math.nan
     if not low <= number <= high:
         raise PlotError(f"{place}.{name} is {shown(value)}; expected a number from {low:g} to {high:g}")
     return number
@@ -274,6 +270,6 @@ def _real(record: Mapping[str, Any], name: str, place: str, *, low: float = 1e-9
 
 def _count(record: Mapping[str, Any], name: str, place: str) -> int:
     value = record.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1_000_000:
+    if not is_count(value) or value > 1_000_000:
         raise PlotError(f"{place}.{name} is {shown(value)}; expected a whole number, 1 or more")
     return value

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from maenas.errors import StructureError
+from maenas.errors import StructureError, did_you_mean
 from maenas.official import is_official, read_content
 from maenas.resources import data_folder
 from maenas.structure import Structure, load_structure, structure_from_dict
@@ -69,8 +68,7 @@ def load_published(name: str) -> Structure:
     """
     known = name.lower()
     if known not in PUBLISHED:
-        near = difflib.get_close_matches(known, PUBLISHED, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(known, PUBLISHED)
         raise StructureError(f"structure {name!r} is unknown; expected one of {', '.join(PUBLISHED)}{hint}")
     return load_structure(data_folder("structures") / f"{known}.json")
 

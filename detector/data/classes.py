@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..errors import did_you_mean
 
 
 def label_map(own: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:
@@ -17,9 +18,8 @@ def label_map(own: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:
 
 def unknown_class(name: str, wanted: Sequence[str]) -> str:
     """The message about a class that is not among the wanted ones, with the nearest of them."""
-    near = difflib.get_close_matches(name, wanted, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"expected one of {listed(wanted)}"
-    return f"class {name!r} is not one of the {len(wanted)} classes of the data set (names, or else train); {hint}"
+    hint = did_you_mean(name, wanted, quoted=True) or f"; expected one of {listed(wanted)}"
+    return f"class {name!r} is not one of the {len(wanted)} classes of the data set (names, or else train){hint}"
 
 
 def listed(names: Sequence[str], limit: int = 10) -> str:

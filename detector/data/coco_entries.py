@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from maenas.records import shown
+from maenas.records import is_number, shown
 
 _LARGEST_ID = 2**63 - 1
 _LARGEST = 1e9
@@ -22,7 +22,7 @@ def image_fault(entry: object) -> str | None:
         return f"file_name is {shown(entry.get('file_name'))}; expected a path (image {entry['id']})"
     for side in ("width", "height"):
         value = entry.get(side)
-        if value is not None and not (_is_number(value) and value >= 1 and value == int(value)):
+        if value is not None and not (is_number(value) and value >= 1 and value == int(value)):
             return f"{side} is {shown(value)}; expected a positive integer (image {entry['id']})"
     return None
 
@@ -54,7 +54,7 @@ def _explained(entry: Any, images: set[int], labels: dict[int, int]) -> tuple[st
     if not is_id(category_id) or category_id not in labels:
         expected = ", ".join(str(key) for key in list(labels)[:10]) + (", ..." if len(labels) > 10 else "")
         return "unknown-class", f"category_id is {shown(category_id)}; expected one of {expected}"
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(is_number(value) for value in box):
         return "bad-box", f"bbox is {shown(box)}; expected four finite numbers x, y, width, height"
     if box[2] < 0 or box[3] < 0:
         return "bad-box", f"bbox is {shown(box)}; expected a width and a height of at least 0"
@@ -66,12 +66,3 @@ def _explained(entry: Any, images: set[int], labels: dict[int, int]) -> tuple[st
 def is_id(value: object) -> bool:
     """Whether a value can be an id: an integer that fits into 64 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_ID
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from maenas.records import shown
+from maenas.records import is_count, shown
 
-from ..errors import DataError
+from ..errors import DataError, did_you_mean
 
 SPLITS = ("train", "val", "test")
 _KEYS = (*SPLITS, "path", "names", "nc", "images", *(f"{split}_images" for split in SPLITS), "download")
@@ -115,10 +114,9 @@ def _unknown_key(key: str) -> str:
         return "sources makes this a union of data sets; expected one data set, as unions cannot be parts of others"
     if key == "kpt_shape":
         return "kpt_shape: labels of key points are not read; expected boxes or outlines"
-    near = difflib.get_close_matches(key, _KEYS, n=1)
-    # Roboflow names its folder so.
-    near = ["val"] if key in ("valid", "validation") else near
-    return f"{key} is not a key" + (f"; did you mean {near[0]}?" if near else f"; expected {', '.join(_KEYS)}")
+    # Roboflow names its folder `valid`.
+    near = "val" if key in ("valid", "validation") else key
+    return f"{key} is not a key{did_you_mean(near, _KEYS) or '; expected ' + ', '.join(_KEYS)}"
 
 
 def _places(value: object, where: str, *, most: int = 1000) -> list[str]:
@@ -187,7 +185,7 @@ def _not_downloaded(content: dict[Any, Any]) -> str:
 
 def _class_names(content: dict[Any, Any], source: str) -> tuple[str, ...] | None:
     names, count = content.get("names"), content.get("nc")
-    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+    if count is not None and not is_count(count):
         raise DataError(f"{source}: nc is {shown(count)}; expected a positive integer")
     if names is None:
         return None if count is None else tuple(f"class_{label}" for label in range(count))

@@ -5,7 +5,6 @@ Tensor letters: S sources, C classes of the union.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from maenas.records import shown
 
-from ..errors import DataError
+from ..errors import DataError, did_you_mean
 from .classes import listed
 
 TAXONOMY_KEYS = ("same_as", "narrower", "ambiguous_by_source")
@@ -101,9 +100,8 @@ def parse_taxonomy(content: object, source: str) -> Taxonomy:
     sections = _mapping({} if content is None else content, f"{source}: taxonomy")
     for key in sections:
         if key not in TAXONOMY_KEYS:
-            near = difflib.get_close_matches(key.replace("-", "_"), TAXONOMY_KEYS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(TAXONOMY_KEYS)}"
-            raise DataError(f"{source}: taxonomy.{key} is not a field; {hint}")
+            hint = did_you_mean(key.replace("-", "_"), TAXONOMY_KEYS) or f"; expected {', '.join(TAXONOMY_KEYS)}"
+            raise DataError(f"{source}: taxonomy.{key} is not a field{hint}")
     lists: dict[str, dict[str, tuple[str, ...]]] = {}
     for key in ("same_as", "narrower"):
         where = f"{source}: taxonomy.{key}"
@@ -239,8 +237,7 @@ def _hint(name: str, known: Iterable[str], taxonomy: Taxonomy) -> str:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; expected one of {listed(names)}"
+    return did_you_mean(name, names, quoted=True) or f"; expected one of {listed(names)}"
 
 
 def _mapping(value: object, where: str) -> dict[str, object]:

@@ -6,13 +6,15 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from maenas.errors import LatencyTableError
+from maenas.errors import LatencyTableError, reason_of
 from maenas.latency.table_rows import PROVENANCES
 from maenas.latency.uncertainty import FITTED_SIZES
 from maenas.lowering.op import Op
+from maenas.records import is_count, is_number
 
 SCHEMA_VERSION = 1
 LARGEST = 1e12
@@ -47,11 +49,7 @@ def is_name(value: Any) -> bool:  # noqa: ANN401
 
 
 def _is_number(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
-
-
-def _is_count(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return is_number(value) and -LARGEST <= value <= LARGEST
 
 
 def _is_range(value: Any) -> bool:  # noqa: ANN401
@@ -68,6 +66,16 @@ def _object_of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 def _is_text(value: Any) -> bool:  # noqa: ANN401
     return isinstance(value, str)
+
+
+def _is_date(value: Any) -> bool:  # noqa: ANN401
+    if not (isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value)):
+        return False
+    try:
+        date.fromisoformat(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_hash(value: Any) -> bool:  # noqa: ANN401
@@ -90,7 +98,7 @@ _OBJECT: _Check = lambda v: isinstance(v, dict), "an object"
 _HASH: _Check = _is_hash, "a sha256 in hex"
 
 _HEADER: dict[str, _Check] = {
-    "schema_version": (lambda v: _is_count(v) and v == SCHEMA_VERSION, str(SCHEMA_VERSION)),
+    "schema_version": (lambda v: is_count(v) and v == SCHEMA_VERSION, str(SCHEMA_VERSION)),
     "name": (is_name, NAME_FORM),
     "aliases": (_list_of(is_name), "a list of plain names"),
     "device": _TEXT,
@@ -98,12 +106,12 @@ _HEADER: dict[str, _Check] = {
     "backend": _TEXT,
     "backend_version": (lambda v: v is None or _is_text(v), "text or null"),
     "precision": _TEXT,
-    "batch": (_is_count, "a whole number, 1 or more"),
-    "threads": (lambda v: v is None or _is_count(v), "a whole number, 1 or more, or null"),
+    "batch": (is_count, "a whole number, 1 or more"),
+    "threads": (lambda v: v is None or is_count(v), "a whole number, 1 or more, or null"),
     "image_size": (lambda v: v is None, "null"),
     "provenance": (lambda v: v in PROVENANCES, "one of " + ", ".join(PROVENANCES)),
     "method": _TEXT,
-    "date": (lambda v: _is_text(v) and re.fullmatch(r"\d{4}-\d\d-\d\d", v) is not None, "a date YYYY-MM-DD"),
+    "date": (_is_date, "a date YYYY-MM-DD"),
     "fixed_ms": _AMOUNT,
     "fixed_sigma_ms": _AMOUNT,
     "scale": (lambda v: _is_number(v) and 0 < v <= 1e6, "a number above 0, at most 1000000"),
@@ -152,8 +160,10 @@ def read_header(path: Path) -> dict[str, Any]:
         header = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise LatencyTableError(f"{path}: not found; a table folder holds {HEADER_FILE} and {ROWS_FILE}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise LatencyTableError(f"{path}: is not JSON: {error}") from error
+    except OSError as error:
+        raise LatencyTableError(f"{path}: cannot be read: {reason_of(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise LatencyTableError(f"{path}: is not JSON: {reason_of(error)}") from error
     if not isinstance(header, dict):
         raise LatencyTableError(f"{path}: holds {type(header).__name__}; expected an object")
     allowed = [name for name in (*_HEADER, *_OPTIONAL) if "." not in name]

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from maenas.errors import DeviceBusyError, OutputError, ProfileError
+from maenas.errors import DeviceBusyError, OutputError, ProfileError, first_line
 from maenas.profiling.backends import Entry, OpenEntry
 from maenas.profiling.host import LoadGuard, busiest_processes, usable_cores
 from maenas.profiling.journal import Journal, journal_header, open_journal
@@ -343,6 +343,5 @@ def _opened(entry: Entry) -> Iterator[OpenEntry]:
             yield run
     except (ProfileError, OutputError, MemoryError):
         raise
-    except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ProfileError(f"{entry.key}: failed to run ({type(error).__name__}: {first})") from error
+    except Exception as error:  # every runtime has its own errors, some of them plain RuntimeErrors
+        raise ProfileError(f"{entry.key}: failed to run ({type(error).__name__}: {first_line(error)})") from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maenas.errors import ProfileError
+from maenas.errors import ProfileError, first_line
 from maenas.extras import require
 from maenas.profiling.onnx_quantised import plain_form
 
@@ -106,9 +106,10 @@ def read_graph(model: Any, *, image_size: tuple[int, int] | None = None) -> Grap
     _fix_free_axes(light.graph, where, image_size)
     try:
         graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ProfileError(f"{where}: its shapes do not fit together ({reason}); expected a valid ONNX file") from error
+    except Exception as error:  # InferenceError, or what protobuf raises of a model that it cannot hold
+        raise ProfileError(
+            f"{where}: its shapes do not fit together ({first_line(error)}); expected a valid ONNX file"
+        ) from error
     shapes = dict(_known_shapes([*graph.input, *graph.value_info, *graph.output]))
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     return _linked(onnx, model, nodes, whole, shapes)

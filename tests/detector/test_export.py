@@ -272,6 +272,7 @@ def test_equal_networks_give_equal_files(model, tmp_path, traced):
         ({"image_size": (0, 64)}, "image height is 0"),
         ({"opset": 11}, "opset is 11; expected one of 17"),
         ({"score_threshold": 1.5}, "score_threshold is 1.5; expected a number from 0 to 1"),
+        ({"score_threshold": 10**400}, "score_threshold is 1000"),
         ({"iou_threshold": float("nan")}, "iou_threshold is nan"),
         ({"max_detections": 0}, "max_detections is 0"),
         ({"class_names": ["one"]}, "class_names has 1 entries; expected 3"),

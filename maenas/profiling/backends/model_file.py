@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maenas.errors import ProfileError
+from maenas.errors import ProfileError, first_line
 from maenas.extras import openvino_core, require
 from maenas.profiling.onnx_quantised import is_quantised
 
@@ -112,7 +112,7 @@ def read_model_file(path: Path | str) -> ModelFile:
         raise ProfileError(f"{path}: cannot be read ({error.strerror or error}); expected an ONNX file") from error
     except Exception as error:
         # protobuf's DecodeError, whose module differs between its versions.
-        raise ProfileError(f"{path}: cannot be read ({_first_line(error)}); expected an ONNX file") from error
+        raise ProfileError(f"{path}: cannot be read ({first_line(error)}); expected an ONNX file") from error
     if not model.graph.node:
         raise ProfileError(f"{path}: has no nodes; expected an ONNX file of a network")
     constants = {tensor.name for tensor in model.graph.initializer}
@@ -162,7 +162,7 @@ def _read_ir(path: Path) -> ModelFile:
     try:
         graph = core.read_model(str(path))
     except RuntimeError as error:
-        raise ProfileError(f"{path}: cannot be read ({_first_line(error)}); expected an OpenVINO file") from error
+        raise ProfileError(f"{path}: cannot be read ({first_line(error)}); expected an OpenVINO file") from error
     if len(graph.inputs) != 1:
         names = ", ".join(value.any_name for value in graph.inputs) or "none"
         raise ProfileError(f"{path}: has {len(graph.inputs)} inputs ({names}); expected one, the images")
@@ -260,7 +260,3 @@ def random_images(shape: tuple[int, ...], dtype: str, *, seed: int = 0) -> NDArr
     import numpy as np
 
     return np.random.default_rng(seed).uniform(0.0, 255.0, shape).astype(dtype)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
