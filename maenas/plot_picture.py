@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from maenas.errors import PlotError
 from maenas.plot_labels import place_labels
 from maenas.plot_points import Group, Point, pareto_front
 from maenas.plot_styles import (
@@ -33,6 +34,8 @@ MANY_POINTS = 45
 
 MANY_CURVES = 13
 """Above it, the legend would cover points and stands beside them."""
+SMALLEST_SPAN = 4.0
+"""AP from bottom to top at least: a tenth of a point is no difference and should not look like one."""
 
 _FRONT = "#8a8a8a"
 
@@ -66,7 +69,12 @@ def draw(
         title: Above the picture.
         labels: Which points are named: one of LABELS.
         logarithmic: Draw latency on a logarithmic axis.
+
+    Raises:
+        PlotError: `labels` is something else.
     """
+    if labels not in LABELS:
+        raise PlotError(f"labels is {labels!r}; expected one of {', '.join(LABELS)}")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -121,7 +129,8 @@ def _set_axes(axes: Axes, groups: Sequence[Group], *, title: str, logarithmic: b
         axes.set_xlim(max(0.0, low - margin), high + margin)
     heights = [ap for point in rated for ap in (point.ap_low, point.ap_high) if ap is not None]
     if heights:
-        margin = 0.07 * (max(heights) - min(heights)) or 2.0
+        span = max(heights) - min(heights)
+        margin = max(0.07 * span, (SMALLEST_SPAN - span) / 2)
         # Networks without AP need room at the bottom.
         below = 2.2 if len(rated) < len(points) else 1.0
         axes.set_ylim(max(-2.0, min(heights) - below * margin), max(heights) + margin)

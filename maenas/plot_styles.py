@@ -105,7 +105,20 @@ def curve_name(key: tuple[str, int], groups: Sequence[Group]) -> str:
     rated = [point for point in groups[place].points if point.series == series and point.ap is not None]
     hollow = bool(rated) and all(point.latency_status == "predicted" for point in rated)
     name = f"{series}, predicted latency" if hollow else series
-    return name if len(groups) == 1 else f"{name} ({_laboratory(groups[place])})"
+    return name if len(groups) == 1 else f"{name} ({_how_it_differs(place, groups)})"
+
+
+def _how_it_differs(place: int, groups: Sequence[Group]) -> str:
+    """Who measured a group, and where one laboratory measured in several ways, what is special about this one."""
+    who = _laboratory(groups[place])
+    ways = [group.conditions for group in groups if _laboratory(group) == who]
+    words = {
+        name: str(getattr(groups[place].conditions, name))
+        for name in ("device", "runtime", "precision", "batch", "threads", "nms")
+        if len({getattr(way, name) for way in ways}) > 1
+    }
+    named = {"batch": "batch {}", "threads": "threads {}", "nms": "NMS {}"}
+    return ", ".join([who, *(named.get(name, "{}").format(word) for name, word in words.items())])
 
 
 def _laboratory(group: Group) -> str:
