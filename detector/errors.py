@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maenas.errors import MaenasError, MissingExtraError, did_you_mean, first_line
+from maenas.errors import MaenasError, MissingExtraError, did_you_mean, first_line, reason_of
 
 __all__ = [
     "CheckpointError",
@@ -14,6 +14,7 @@ __all__ = [
     "TrainingError",
     "did_you_mean",
     "first_line",
+    "reason_of",
 ]
 
 

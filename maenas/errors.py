@@ -70,6 +70,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def reason_of(error: BaseException) -> str:
+    """Why a file cannot be read, for a message that names the file already."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"no UTF-8 text from byte {error.start} on"
+    return (isinstance(error, OSError) and error.strerror) or first_line(error)
+
+
 def did_you_mean(name: str, known: Iterable[str], *, quoted: bool = False) -> str:
     """The end of a message about an unknown name: `; did you mean X?`, or nothing where no known name is like it."""
     near = difflib.get_close_matches(name, list(known), n=1)
