@@ -84,17 +84,17 @@ def of_other_labels(costs: Tensor, targets: Targets) -> Tensor:
 
 
 def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross entropy of probabilities, its logarithms limited; values that are not probabilities give NaN."""
+    """Binary cross entropy of probabilities, entry by entry, logarithms limited; values out of 0 ... 1 give NaN."""
     return targets * entropy_of_object(scores) + (1 - targets) * entropy_of_background(scores)
 
 
 def entropy_of_object(scores: Tensor) -> Tensor:
-    """Binary cross entropy to 1."""
+    """Binary cross entropy to 1, entry by entry."""
     return -scores.log().clamp(min=-LOG_LIMIT)
 
 
 def entropy_of_background(scores: Tensor) -> Tensor:
-    """Binary cross entropy to 0."""
+    """Binary cross entropy to 0, entry by entry."""
     return -log1p(-scores).clamp(min=-LOG_LIMIT)
 
 

@@ -97,8 +97,11 @@ def ranks(cost: Tensor, *, later: Tensor) -> Tensor:
     of 8. Here such pairs come after all others, in the order of their own costs.
 
     Args:
-        cost: float32; what is not finite comes last of all.
-        later: Pairs that come after all others.
+        cost: (..., P) float32; what is not finite comes last of all.
+        later: (..., P) pairs that come after all others.
+
+    Returns:
+        (..., P) int64.
     """
     finite = cost.isfinite()
     bits = cost.where(finite, torch.finfo(torch.float32).max).view(torch.int32)

@@ -106,8 +106,8 @@ class Distiller(nn.Module):
         """Sum of the levels' losses, without the weight, in float32 (float64 where this module is).
 
         Args:
-            student: All maps of the network's neck or backbone, in whatever precision.
-            teacher: The compared maps of the teacher.
+            student: All maps (N, own channels, H, W) of the network's neck or backbone, in whatever precision.
+            teacher: The compared maps (N, C, H, W) of the teacher.
         """
         dtype = next(self.parameters()).dtype
         with torch.autocast(student[0].device.type, enabled=False):

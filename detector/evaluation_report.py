@@ -104,7 +104,7 @@ def worst_images(analysis: Analysis, count: int) -> list[tuple[int, int, int]]:
 
 
 def precision_curves(evaluation: Evaluation, iou: float = IOU) -> dict[str, NDArray[np.float64]]:
-    """Interpolated precision at recalls 0, 0.01 ... 1 of every class that has boxes to be found."""
+    """(101,) interpolated precision at recalls 0, 0.01 ... 1 of every class that has boxes to be found, by its name."""
     rows = evaluation.metrics.precision[IOU_THRESHOLDS.index(iou)]
     return {entry.name: row for entry, row in zip(evaluation.metrics.classes, rows, strict=True) if entry.num_boxes}
 

@@ -189,7 +189,14 @@ class SqueezeExcite(nn.Module):
 
 
 def folded_kernel(layer: ConvNormAct) -> tuple[Tensor, Tensor]:
-    """Kernel and bias of a convolution with its batch norm in evaluation, in float64 (before any activation)."""
+    """Kernel and bias of a convolution with its batch norm in evaluation, in float64 (before any activation).
+
+    Returns:
+        (out, in / groups, kH, kW) and (out,).
+
+    Raises:
+        ValueError: The layer has no batch norm with running statistics.
+    """
     norm = layer.norm
     if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
         raise ValueError("the layer has no batch norm with running statistics to fold; it is folded already")
@@ -199,7 +206,7 @@ def folded_kernel(layer: ConvNormAct) -> tuple[Tensor, Tensor]:
 
 
 def set_kernel(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
-    """Give a convolution a new kernel and a bias, in the dtype that it has."""
+    """Give a convolution a new kernel, of the shape that it has, and a bias (out,), in its dtype."""
     trainable, dtype = conv.weight.requires_grad, conv.weight.dtype
     conv.weight = nn.Parameter(weight.to(dtype), requires_grad=trainable)
     conv.bias = nn.Parameter(bias.to(dtype), requires_grad=trainable)

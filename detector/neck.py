@@ -177,7 +177,7 @@ class NodeModule(nn.Module):
             self.block = FusionBlock(spec, total, out_channels)
 
     def forward(self, maps: dict[str, Tensor]) -> Tensor:
-        """The node's map from the maps computed so far, by node name."""
+        """The node's map (B, out, H, W) from the maps computed so far, by node name."""
         return self.block(torch.cat([self._resample(edge, maps[edge.source]) for edge in self.edges], dim=1))
 
     def _resample(self, edge: Edge, x: Tensor) -> Tensor:

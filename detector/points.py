@@ -43,7 +43,7 @@ def level_points(
 
 
 def make_points(shapes: LevelShapes, strides: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """`level_points` computed anew."""
+    """(P, 4) `level_points` computed anew."""
     levels = []
     for (height, width), stride in zip(shapes, strides, strict=True):
         x = (torch.arange(width, device=device) * stride).to(dtype)

@@ -44,6 +44,9 @@ def postprocess(
 
     Returns:
         One `Detections` per image, on the CPU.
+
+    Raises:
+        ValueError: `original_sizes` is not one size per image.
     """
     sizes = [image_size] * len(scores) if original_sizes is None else list(original_sizes)
     if len(sizes) != len(scores):

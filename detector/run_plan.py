@@ -91,7 +91,12 @@ def data_digest(*datasets: Dataset) -> str:
 
 
 def checked_data(config: TrainConfig, data: DataConfig, processes: Processes) -> tuple[Dataset, Dataset]:
-    """The training and the validation set, if they can be used."""
+    """The training and the validation set, if they can be used.
+
+    Raises:
+        DataError: A split is missing, or holds nothing to learn or to evaluate.
+        ConfigError: The batch size does not go with the number of images or of processes.
+    """
     batch, train_set, val_set = config.train.batch_size, data.train, data.val
     if train_set is None or val_set is None:
         missing = "train" if train_set is None else "val"

@@ -61,7 +61,7 @@ class SyncNorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def update_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics, if it has some, towards those of a batch; the variance is the unbiased one."""
+        """Move the running statistics, if it has some, towards (C,) those of a batch, with unbiased variance."""
         if not self.track_running_stats:
             return
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None

@@ -112,7 +112,11 @@ class VideoWriter:
             raise OutputError(f"{self.path}: OpenCV cannot write a video of {size[0]}x{size[1]} pixels at {fps:g} fps")
 
     def write(self, frame: NDArray[np.uint8]) -> None:
-        """Append a frame, uint8 (H, W, 3) RGB of the stated size."""
+        """Append a frame, uint8 (H, W, 3) RGB of the stated size.
+
+        Raises:
+            ValueError: It has another shape.
+        """
         if frame.shape != (*self._size, 3):
             raise ValueError(f"frame has shape {frame.shape}; expected {(*self._size, 3)}")
         height, width = (side - side % 2 for side in self._size)

@@ -167,7 +167,7 @@ def read_official(path: str | Path, *, index: int = 0) -> OfficialNetwork:
 
 
 def network_from_content(content: object, *, source: str, index: int = 0) -> OfficialNetwork:
-    """`read_official` for parsed content."""
+    """`read_official` for parsed content; the same errors."""
     if isinstance(content, dict):
         if "best_structures" not in content:
             raise StructureError(f"{source}: best_structures is missing; expected a list of networks")

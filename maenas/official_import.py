@@ -54,7 +54,7 @@ def structure_from_content(
     recipe: str | Structure | None = None,
     index: int = 0,
 ) -> Structure:
-    """`import_official` for content that `maenas.official.read_content` has parsed."""
+    """`import_official` for content that `maenas.official.read_content` has parsed; the same errors."""
     network = network_from_content(content, source=source, index=index)
     choices = FAMILIES_OF_KIND[network.kind]
     family = choices[0] if family is None else family

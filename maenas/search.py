@@ -172,7 +172,7 @@ def resolve_request(
     workers: int = 1,
     extrapolate: bool | None = None,
 ) -> Request:
-    """Load and check everything a search needs; arguments as in `search`."""
+    """Load and check everything a search needs; arguments and errors as in `search`."""
     resolved = load_space(space) if isinstance(space, str) else space
     if not budgets:
         raise BudgetError("no budget is given; expected at least one, such as a latency of 3.8ms")

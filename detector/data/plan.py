@@ -50,7 +50,7 @@ def epoch_order(
         num_images: In the data set, and in the order.
         seed: Of the run.
         epoch: Its number.
-        shares: How often each image is shown, adding up to 1; then some come several times and others not at all.
+        shares: (num_images,) how often each is shown, adding up to 1; then some come several times and others never.
     """
     rng = np.random.default_rng((seed, epoch, _ORDER))
     return rng.permutation(num_images) if shares is None else draw_images(shares, num_images, rng)
@@ -108,7 +108,7 @@ class BatchPlan:
     shares: NDArray[np.float64] | None = field(default=None, compare=False)
 
     def order(self, epoch: int) -> NDArray[np.intp]:
-        """The images of an epoch one after the other."""
+        """(num_images,) the images of an epoch one after the other."""
         return epoch_order(self.num_images, seed=self.seed, epoch=epoch, shares=self.shares)
 
     def samples(self, number: int, order: NDArray[np.intp]) -> list[tuple[int, int]]:
@@ -116,7 +116,7 @@ class BatchPlan:
 
         Args:
             number: Of the batch.
-            order: Of the batch's epoch.
+            order: (num_images,) of the batch's epoch.
         """
         start = number % self.per_epoch * self.batch_size
         indices = order[start : start + self.batch_size]

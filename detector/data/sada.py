@@ -137,6 +137,12 @@ def change_colours(
 
     The weight of the changed image is the sum of a Gaussian per box, at most 1. It is computed where it can change a
     pixel by half a grey level or more; outside, rounding gives the pixel back, so nothing is lost.
+
+    Args:
+        sample: Is not changed.
+        chosen: Indices of its boxes; none gives it back as it is.
+        step: The operation, and how strong it is.
+        spreads: As `Policy` has them.
     """
     size = sample.image.shape[0], sample.image.shape[1]
     spots = [spot for spot in (_spot(sample.boxes[index], size, spreads) for index in chosen) if spot is not None]
@@ -162,6 +168,12 @@ def change_boxes(sample: Sample, chosen: NDArray[np.intp], step: Step, *, sign: 
     Mirroring, turning and shearing leave the annotations as they are. A translation lays a copy of the box's pixels
     down some whole pixels away, and appends the moved box, clipped to the image; the offset is shortened where the
     box's right or lower side would leave the image.
+
+    Args:
+        sample: Is not changed.
+        chosen: Indices of its boxes; none gives it back as it is.
+        step: The operation, and how strong it is.
+        sign: 1, or -1 for the other direction.
     """
     if not len(chosen):
         return sample

@@ -74,7 +74,7 @@ def repeat_factors(holds: Sequence[NDArray[np.int64]], num_classes: int, rare_sh
 
 
 def present_pairs(holds: Sequence[NDArray[np.int64]], num_classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places in `holds` and labels of every image and class that it holds, each pair once."""
+    """Place in `holds` and label, in two arrays, of every image and class that it holds, each pair once."""
     places = np.repeat(np.arange(len(holds)), [len(labels) for labels in holds])
     pairs = np.unique(places * num_classes + np.concatenate([np.zeros(0, np.int64), *holds]))
     return pairs // num_classes, pairs % num_classes

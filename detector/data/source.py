@@ -131,7 +131,7 @@ def open_union(path: Path, *, class_names: Sequence[str] | None = None) -> Opene
 
 
 def order_classes(layout: Layout, class_names: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The label order of a data set, as `load_data` describes it."""
+    """The label order of a data set, as `load_data` describes it; the same errors."""
     if class_names is not None:
         return tuple(class_names)
     if layout.class_names is not None:

@@ -97,7 +97,11 @@ def check_options(arguments: argparse.Namespace) -> None:
 
 
 def parse_share(text: str) -> float:
-    """`2%` as 0.02."""
+    """`2%` as 0.02.
+
+    Raises:
+        ProxyError: No number.
+    """
     try:
         return float(text.removesuffix("%")) / 100
     except ValueError:

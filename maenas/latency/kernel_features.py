@@ -128,7 +128,7 @@ def _sizes(columns: NDArray[np.int64], scale: HasScale) -> Sizes:
 
 
 def take(sizes: Sizes, rows: NDArray[np.int64]) -> Sizes:
-    """Some of the rows."""
+    """Some of the rows, by their (n,) indices."""
     return Sizes(**{name: getattr(sizes, name)[rows] for name in Sizes.__dataclass_fields__})
 
 

@@ -50,7 +50,11 @@ def plot_networks(rows: Sequence[NetworkRow], path: Path, *, title: str = "") ->
 
 
 def networks_png(rows: Sequence[NetworkRow], *, title: str = "") -> bytes:
-    """The picture of `plot_networks` as the content of a PNG file."""
+    """The picture of `plot_networks` as the content of a PNG file.
+
+    Raises:
+        LatencyTableError: No network has both times.
+    """
     import io
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg

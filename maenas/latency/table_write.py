@@ -25,7 +25,7 @@ from maenas.latency.table_rows import TableRow, rows_to_csv
 
 
 def check_target(folder: Path, *, force: bool) -> None:
-    """Raise what `write_table` would raise about the place, before the work of making rows."""
+    """Raise what `write_table` would raise about the place and its name, before the work of making rows."""
     if not is_name(folder.name):
         raise LatencyTableError(f"table name {folder.name!r} is not usable; expected {NAME_FORM}")
     if folder.name.lower() == LOCAL:

@@ -24,6 +24,9 @@ def num_params(ops: Iterable[Op], form: str = "folded") -> Channels:
         ops: Deployed operators.
         form: `folded` (deployed: every batch norm in a bias), `reparameterised` (3x3 + 1x1 branches fused, other batch
             norms kept) or `train` (as trained, both branches). A box scale counts as one number in every form.
+
+    Raises:
+        ValueError: Another form.
     """
     if form not in PARAM_FORMS:
         raise ValueError(f"form is {form!r}; expected one of {', '.join(PARAM_FORMS)}")
@@ -61,6 +64,9 @@ def num_flops(ops: Iterable[Op], rule: str = "conv") -> Channels:
         ops: Deployed operators.
         rule: `conv` (2 x MACs, the rule for new reports), or the published counters' rules on the re-parameterised
             model with its batch norms kept: `old` (+ 4 per batch-norm element) and `new` (+ 8 per element).
+
+    Raises:
+        ValueError: Another rule.
     """
     if rule not in FLOP_RULES:
         raise ValueError(f"rule is {rule!r}; expected one of {', '.join(FLOP_RULES)}")

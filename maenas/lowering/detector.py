@@ -20,6 +20,9 @@ def lower(structure: Structure, *, scope: str = "detector") -> list[Op]:
 
     Returns:
         Operators grouped by their `stage` field; batch norm is folded, no decoding, no NMS.
+
+    Raises:
+        ValueError: Another scope.
     """
     if scope not in SCOPES:
         raise ValueError(f"scope is {scope!r}; expected one of {', '.join(SCOPES)}")

@@ -242,6 +242,9 @@ def collect_samples(
     """Times of operators from the layer times of the networks of the role `kernels`, and the share left unassigned.
 
     Convolutions that a quantised network computes in floating point all the same are no samples of int8.
+
+    Raises:
+        ProfileError: There are no layer times.
     """
     by_place: dict[tuple[str, int], list[float]] = defaultdict(list)
     unassigned = total = 0.0

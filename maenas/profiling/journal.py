@@ -34,7 +34,11 @@ class Journal:
     records: list[Record]
 
     def append(self, content: Mapping[str, Any]) -> None:
-        """Add a line and wait until the disk has it."""
+        """Add a line and wait until the disk has it.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
         line = json.dumps(content, separators=(",", ":")) + "\n"
         try:
             # One write: an interruption from the keyboard cannot come between two halves of a line.

@@ -47,7 +47,7 @@ def probe_network(seed: int, *, image_side: int = 416, light: bool = False) -> A
 
 
 def build_probe(seed: int, *, image_side: int = 416, light: bool = False) -> Builder:
-    """The network of `probe_network`, with the list of its operators."""
+    """The network of `probe_network`, with the list of its operators; the same errors."""
     if image_side < 64 or image_side % 32:
         raise ProfileError(f"image_side is {image_side}; expected a multiple of 32, at least 64")
     probe = _Probe(seed, image_side, light)

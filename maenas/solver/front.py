@@ -29,6 +29,9 @@ def front(
 
     Returns:
         Solutions by ascending cost, or why there is none.
+
+    Raises:
+        ValueError: The problem has another number of costs.
     """
     if len(problem.metrics) != 1:
         raise ValueError("a front needs exactly one cost")

@@ -52,7 +52,7 @@ class OnnxRuntimeBackend:
 
 
 def open_backend(*, threads: int, precision: str, batch: int) -> OnnxRuntimeBackend:
-    """The CPU provider with these settings; see `backends.open_backend`."""
+    """The CPU provider with these settings; see `backends.open_backend`, errors too."""
     if precision not in ("fp32", "int8"):
         raise ProfileError(
             f"precision is {precision}, but ONNX Runtime computes in fp32 on CPUs, with casts around it; expected fp32"

@@ -52,7 +52,7 @@ class OpenVinoBackend:
 
 
 def open_backend(*, threads: int, precision: str, batch: int) -> OpenVinoBackend:
-    """The CPU plugin with these settings; see `backends.open_backend`."""
+    """The CPU plugin with these settings; see `backends.open_backend`, errors too."""
     openvino = require("openvino", extra="openvino", purpose="profiling with OpenVINO")
     core = openvino_core(purpose="profiling with OpenVINO")
     with unpinned():
@@ -94,7 +94,11 @@ class OpenVinoEntry:
 
     @contextmanager
     def open(self) -> Iterator[OpenVinoRun]:
-        """Compile with one stream; the process is pinned from outside, not by the plugin."""
+        """Compile with one stream; the process is pinned from outside, not by the plugin.
+
+        Raises:
+            ProfileError: OpenVINO cannot read the file.
+        """
         backend = self.backend
         settings = {
             "PERFORMANCE_HINT": "LATENCY",

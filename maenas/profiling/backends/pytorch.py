@@ -97,7 +97,7 @@ class TorchBackend:
 
 
 def open_backend(name: str, *, threads: int, precision: str, batch: int, bridge: Bridge | None) -> TorchBackend:
-    """Torch with these settings; see `backends.open_backend`.
+    """Torch with these settings; see `backends.open_backend`, errors too.
 
     A compiled network is made of kernels that stand for no single node, so it has no layer times.
     """

@@ -22,7 +22,11 @@ class TensorRtAdapter:
     device_name: str
 
     def build(self, model: ModelFile, shape: tuple[int, int, int, int], *, precision: str) -> TensorRtEngine:
-        """Build an engine; see `tensorrt.Adapter.build`."""
+        """Build an engine; see `tensorrt.Adapter.build`.
+
+        Raises:
+            ProfileError: TensorRT cannot parse the file, or build an engine of it.
+        """
         trt = self.runtime
         logger = trt.Logger(trt.Logger.ERROR)
         builder = trt.Builder(logger)
