@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
-from .errors import ConfigError, did_you_mean
+from maenas import records
+
+from .errors import ConfigError, did_you_mean, reason_of
 
 RECIPES = Path(__file__).parent / "recipes"
 MAX_FILE_BYTES = 1_000_000
@@ -43,7 +45,7 @@ def read_settings(source: str | Path, depth: int = 0) -> dict[str, Any]:
             raise ConfigError(f"{path}: is larger than {MAX_FILE_BYTES} bytes; expected a file of settings")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text ({error})") from error
+        raise ConfigError(f"{path}: cannot be read as text ({reason_of(error)})") from error
     content = parse_yaml(text, str(path))
     content = {} if content is None else content
     if not isinstance(content, dict):
@@ -105,7 +107,6 @@ def parse_yaml(text: str, source: str) -> Any:  # noqa: ANN401
         ConfigError: It is none.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # derived from the safe loader
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{source}: is not valid YAML ({reason[:200]})") from error
+        return records.parse_yaml(text, loader=_Loader)
+    except ValueError as error:
+        raise ConfigError(f"{source}: is not valid YAML ({str(error)[:200]})") from error

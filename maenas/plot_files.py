@@ -9,11 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from maenas.errors import PlotError
+from maenas.errors import PlotError, reason_of
 from maenas.plot_facts import EVALUATED, TIMED, TRAINED, EvaluationFact, RunFacts, SearchFact, TimingFact
-from maenas.records import is_count, is_number, shown
+from maenas.records import is_count, is_number, parse_yaml, shown
 from maenas.structure import Structure, load_structure, structure_from_dict
 
 MAX_FILE_BYTES = 5_000_000
@@ -165,9 +163,9 @@ def _read_training(content: Mapping[str, Any], path: Path, facts: RunFacts) -> N
 
 def _training_data(path: Path) -> str:
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise PlotError(f"{path}: cannot be read as YAML ({error})".replace("\n", " ")) from error
+        config = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PlotError(f"{path}: cannot be read as YAML ({reason_of(error)})") from error
     data = config.get("data") if isinstance(config, dict) else None
     place = data.get("path") if isinstance(data, dict) else None
     if not isinstance(place, str):

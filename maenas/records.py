@@ -10,9 +10,12 @@ import itertools
 import json
 import math
 from types import NoneType, UnionType
-from typing import Any, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from maenas.errors import MaenasError, did_you_mean
+
+if TYPE_CHECKING:
+    import yaml
 
 T = TypeVar("T")
 MAX_ENTRIES = 1000
@@ -59,6 +62,32 @@ def _cut(value: object, depth: int = 3) -> object:
     if isinstance(value, list | tuple):
         return [_cut(item, depth - 1) for item in value[: 20 * (depth > 0)]]
     return value
+
+
+def parse_yaml(text: str, *, loader: type[yaml.SafeLoader] | None = None) -> Any:  # noqa: ANN401
+    """Plain values of a YAML text, which may come from strangers.
+
+    Args:
+        text: Of one document.
+        loader: PyYAML's safe loader where None, or one derived from it.
+
+    Raises:
+        ValueError: It is none; the message is the reason, with the line where that is known.
+    """
+    import yaml
+
+    try:
+        # Not the C loader: it is faster, but deep nesting ends it, and the process, in a crash.
+        return yaml.load(text, Loader=loader or yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = "" if mark is None else f"line {mark.line + 1}: "
+        raise ValueError(where + " ".join(str(error.problem or error.context).split())) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    except (TypeError, LookupError, AttributeError):
+        # So the reader fails at `!!int ''`, `!!bool x`, `!!timestamp x` ...
+        raise ValueError("it has a tag on a value that does not fit") from None
 
 
 def build(cls: type[T], content: object, *, source: str, error: type[MaenasError], where: str = "") -> T:

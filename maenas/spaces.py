@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from maenas.errors import SpaceError
+from maenas.errors import SpaceError, reason_of
 from maenas.lowering.backbone import stage_shapes
-from maenas.records import build, require, shown
+from maenas.records import build, parse_yaml, require, shown
 from maenas.resources import data_folder
 from maenas.scores import GRAPHS, MADNAS_WEIGHTS, levels_of
 from maenas.space_parts import MAX_WEIGHT, Regularisers, StageSpace, StemSpace, Variant
@@ -257,20 +257,16 @@ def space_names() -> list[str]:
 
 
 def _read_space(path: Path) -> SearchSpace:
-    import yaml
-
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise SpaceError(f"{path}: is larger than {MAX_FILE_BYTES} bytes; expected a search space")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SpaceError(f"{path}: cannot be read as text ({error})") from error
+        raise SpaceError(f"{path}: cannot be read as text ({reason_of(error)})") from error
     try:
-        # Not the C loader: it is faster, but deep nesting ends it, and the process, in a crash.
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        problem = " ".join(str(error).split())
-        raise SpaceError(f"{path}: is not valid YAML ({problem})") from error
+        content = parse_yaml(text)
+    except ValueError as error:
+        raise SpaceError(f"{path}: is not valid YAML ({error})") from error
     if not isinstance(content, dict):
         raise SpaceError(f"{path}: is {shown(content)}; expected a mapping of fields")
     version = content.pop("schema_version", None)

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from maenas.records import is_count, shown
+from maenas.records import is_count, parse_yaml, shown
 
 from ..errors import DataError, did_you_mean
+from .places import expanded
 
 SPLITS = ("train", "val", "test")
 _KEYS = (*SPLITS, "path", "names", "nc", "images", *(f"{split}_images" for split in SPLITS), "download")
@@ -95,15 +94,11 @@ def parse_file(path: Path) -> dict[Any, Any]:
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise DataError(f"{path}: has {path.stat().st_size} bytes; expected a short YAML file")
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f" at line {mark.line + 1}" if mark is not None else ""
-        raise DataError(f"{path}: is no plain YAML{where} ({error.problem})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
+    except ValueError as error:
+        raise DataError(f"{path}: is not valid YAML ({error})") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: is {shown(content)}; expected keys such as train, val and names")
     return content
@@ -142,7 +137,7 @@ def _root(path: Path, content: dict[Any, Any], names: list[str]) -> Path:
         return own
     if not isinstance(text, str):
         raise DataError(f"{path}: path is {shown(text)}; expected a folder")
-    named = Path(os.path.normpath(own / Path(text).expanduser()))
+    named = Path(os.path.normpath(own / expanded(text)))
     for folder in (named, own):
         if any(_find(folder, name) is not None for name in names):
             return folder
@@ -171,7 +166,7 @@ def _find(root: Path, name: str) -> Path | None:
     if text.startswith("../"):
         tries.insert(0, text.removeprefix("../"))
     for each in tries:
-        path = Path(os.path.normpath(root / Path(each).expanduser()))
+        path = Path(os.path.normpath(root / expanded(each)))
         if path.exists():
             return path
     return None

@@ -16,6 +16,7 @@ from ..errors import DataError
 from .data_file import parse_file
 from .dataset import Dataset, ImageRecord, Union
 from .layout import DATA_FILES
+from .places import expanded
 from .taxonomy import LabelSpace, Taxonomy, parse_taxonomy
 
 _KEYS = ("sources", "taxonomy")
@@ -87,7 +88,7 @@ def read_union(path: Path) -> UnionFile:
             raise DataError(
                 f"{path}: sources[{number}].name is {source.name!r}, as of an earlier one; expected another"
             )
-        place = os.path.normpath(path.absolute().parent / Path(source.path).expanduser())
+        place = os.path.normpath(path.absolute().parent / expanded(source.path))
         sources.append(replace(source, path=place))
     return UnionFile(path, tuple(sources), parse_taxonomy(content.get("taxonomy"), str(path)))
 

@@ -118,10 +118,10 @@ def test_download_is_never_carried_out(data_file, tmp_path, caplog):
         ),
         ("train: images/train", "names is missing; expected the class names"),
         ("just text", 'is "just text"; expected keys such as train, val and names'),
-        ("train: [", "is no plain YAML at line"),
-        ("train: !!python/object/apply:os.system ['touch hacked']", "is no plain YAML at line 1"),
-        ("train: !!python/name:os.system", "is no plain YAML at line 1"),
-        ("train: \x00", "is no YAML"),
+        ("train: [", "is not valid YAML (line 1: "),
+        ("train: !!python/object/apply:os.system ['touch hacked']", "is not valid YAML (line 1: "),
+        ("train: !!python/name:os.system", "is not valid YAML (line 1: "),
+        ("train: \x00", "is not valid YAML"),
     ],
 )
 def test_mistakes_are_one_line(data_file, tmp_path, text, message):

@@ -106,7 +106,7 @@ def test_truth_of_a_source(tmp_path):
         ("sources: [{name: a, path: x}, {name: a, path: y}]", r"sources\[1\].name is 'a', as of an earlier one"),
         ("sources: [{name: a, path: x}]\nnames: [b]", '"names" is not a field; expected sources and taxonomy'),
         ("sources: [{name: a, path: nowhere}]", "nowhere: no such file or folder"),
-        ("sources: !!python/object/apply:os.system [ls]", "is no plain YAML"),
+        ("sources: !!python/object/apply:os.system [ls]", "is not valid YAML"),
     ],
 )
 def test_malformed_unions_are_named(tmp_path, content, message):
