@@ -9,7 +9,10 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+from maenas.structure import load_structure, save_structure
 
 HERE = Path(__file__).resolve().parent
 SIDE = 320
@@ -37,7 +40,7 @@ def main() -> None:
     if arguments.verb == "train":
         train(arguments)
     else:
-        exports = sorted(arguments.work.glob("*/openvino/model.xml")) + sorted(arguments.work.glob("*/onnx/model.onnx"))
+        exports = sorted(arguments.work.glob("*/onnx/model.onnx"))
         maenas(
             *("benchmark", *map(str, [*exports, *arguments.files]), "--backend", "openvino", "onnxruntime"),
             *("--threads", "1", "--no-plot", "--force", "--out", str(arguments.out / "latency.json")),
@@ -45,7 +48,7 @@ def main() -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train for a wall time, evaluate the last averaged weights, export both runtimes' files; a line of results.csv."""
+    """Train for a wall time, evaluate the last averaged weights, export them; a line of results.csv."""
     os.sched_setaffinity(0, {arguments.core})
     os.environ["OMP_NUM_THREADS"] = "1"
     folder = arguments.work / f"{arguments.name}-seed{arguments.seed}"
@@ -62,8 +65,9 @@ def train(arguments: argparse.Namespace) -> None:
     used = cpu_minutes() - before
     last = str(run / "last.safetensors")
     maenas("eval", last, *data, "--out", str(folder / "eval"), "--force")
-    for runtime in ("onnx", "openvino"):
-        maenas("export", last, "--format", runtime, *data, "--out", str(folder / runtime), "--force")
+    maenas("export", last, "--format", "onnx", *data, "--out", str(folder / "onnx"), "--force")
+    structure = load_structure(run / "structure.json")
+    save_structure(replace(structure, name=arguments.name), folder / "structure.json")
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     record = json.loads((folder / "eval" / "eval.json").read_text(encoding="utf-8"))
     add_line(
