@@ -18,7 +18,7 @@ from torch import Tensor
 from maenas.files import write_bytes_atomically
 from maenas.structure import Structure, structure_from_dict
 
-from .errors import CheckpointError
+from .errors import CheckpointError, reason_of
 from .model import Detector
 from .reparam import fuse_reparam
 
@@ -148,7 +148,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             metadata = stream.metadata() or {}
             weights = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error})") from error
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason_of(error)})") from error
     if METADATA_KEY not in metadata:
         raise CheckpointError(
             f"{path}: is a safetensors file, but no checkpoint of ours: its header lacks {METADATA_KEY!r}"

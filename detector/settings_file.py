@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from maenas import records
+from maenas.records import parse_yaml as plain_yaml
 
 from .errors import ConfigError, did_you_mean, reason_of
 
@@ -107,6 +107,6 @@ def parse_yaml(text: str, source: str) -> Any:  # noqa: ANN401
         ConfigError: It is none.
     """
     try:
-        return records.parse_yaml(text, loader=_Loader)
+        return plain_yaml(text, loader=_Loader)
     except ValueError as error:
         raise ConfigError(f"{source}: is not valid YAML ({str(error)[:200]})") from error

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maenas.files import write_bytes_atomically
 
-from .errors import CheckpointError
+from .errors import CheckpointError, reason_of
 
 SCHEMA_VERSION = 1
 METADATA_KEY = "maenas-training"
@@ -62,7 +62,7 @@ def load_training_state(path: Path) -> TrainingState:
             metadata = stream.metadata() or {}
             flat = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a training state ({error})") from error
+        raise CheckpointError(f"{path}: cannot be read as a training state ({reason_of(error)})") from error
     try:
         record = json.loads(metadata[METADATA_KEY])
         version = record["schema_version"]

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from maenas.errors import PlotError
+from maenas.errors import PlotError, reason_of
 from maenas.published import PUBLISHED
 from maenas.resources import data_folder
 
@@ -93,7 +93,7 @@ def load_frontier(path: str | Path | None = None) -> tuple[FrontierRow, ...]:
             raise PlotError(f"{path}: is larger than {MAX_FILE_BYTES} bytes; expected a CSV of points")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise PlotError(f"{path}: cannot be read as text ({getattr(error, 'strerror', None) or error})") from error
+        raise PlotError(f"{path}: cannot be read as text ({reason_of(error)})") from error
     return parse_frontier(text, source=str(path))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from maenas.errors import reason_of
 from maenas.journey import JourneyError
 
 NUM_SAMPLES = 6
@@ -59,7 +60,7 @@ def draw_samples(
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise JourneyError(
-            f"{path}: cannot be read ({error}); expected what maenas eval wrote".replace("\n", " ")
+            f"{path}: cannot be read ({reason_of(error)}); expected what maenas eval wrote".replace("\n", " ")
         ) from error
     count = min(NUM_SAMPLES, len(dataset))
     records = [dataset.images[(2 * place + 1) * len(dataset) // (2 * count)] for place in range(count)]

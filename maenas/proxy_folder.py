@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maenas.errors import OutputError
+from maenas.errors import OutputError, reason_of
 from maenas.files import make_folder, write_text_atomically
 from maenas.structure import Structure, load_structure, save_structure
 
@@ -174,7 +174,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path}: cannot be read as JSON ({error})") from error
+        raise OutputError(f"{path}: cannot be read as JSON ({reason_of(error)})") from error
     if not isinstance(content, dict):
         raise OutputError(f"{path}: is no JSON object; expected a file of maenas eval-proxy")
     return content

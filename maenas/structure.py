@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maenas.errors import StructureError
+from maenas.errors import StructureError, reason_of
 from maenas.files import write_text_atomically
 from maenas.records import build, require, shown
 
@@ -334,7 +334,7 @@ def load_structure(path: str | Path) -> Structure:
             raise StructureError(f"{path}: is larger than {MAX_FILE_BYTES} bytes; expected a structure file")
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise StructureError(f"{path}: cannot be read as text ({error})") from error
+        raise StructureError(f"{path}: cannot be read as text ({reason_of(error)})") from error
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -162,7 +162,7 @@ class _Rows:
                 return False
             try:
                 self.points.extend(part)
-            except TypeError:
+            except (TypeError, OverflowError):
                 return False
         return True
 

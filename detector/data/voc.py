@@ -11,7 +11,7 @@ import numpy as np
 
 from maenas.records import shown
 
-from ..errors import DataError
+from ..errors import DataError, reason_of
 from ..images import IMAGE_SUFFIXES
 from .classes import unknown_class
 from .dataset import Dataset, ImageRecord
@@ -100,7 +100,7 @@ def _listed(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a list of images ({error})") from error
+        raise DataError(f"{path}: cannot be read as a list of images ({reason_of(error)})") from error
     stems: dict[str, None] = {}
     for number, line in enumerate(lines, start=1):
         words = line.split(maxsplit=1)

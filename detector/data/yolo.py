@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from maenas.records import shown
 
-from ..errors import DataError, InputError
+from ..errors import DataError, InputError, reason_of
 from ..images import read_header
 from .classes import label_map, unknown_class
 from .dataset import Dataset, ImageRecord
@@ -111,7 +111,7 @@ class _Reader:
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
-            self.report(Problem("bad-entry", str(path), f"cannot be read as text ({error})", image))
+            self.report(Problem("bad-entry", str(path), f"cannot be read as text ({reason_of(error)})", image))
             return rows
         for number, line in enumerate(text.splitlines(), start=1):
             words = line.split()
@@ -202,7 +202,7 @@ def _from_list(path: Path, *, root: Path, report: Report) -> dict[Path, None]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a list of images ({error})") from error
+        raise DataError(f"{path}: cannot be read as a list of images ({reason_of(error)})") from error
     beside, below = Files(path.parent, root=root), Files(root, root=root)
     found: dict[Path, None] = {}
     num_listed = 0

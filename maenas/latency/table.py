@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from maenas.errors import LatencyTableError
+from maenas.errors import LatencyTableError, reason_of
 from maenas.latency.table_header import HEADER_FILE, NETWORKS_FILE, RANGES, RAW_FILE, ROWS_FILE, nearest, read_header
 from maenas.latency.table_local import LOCAL, local_fingerprint
 from maenas.latency.table_networks import parse_networks
@@ -187,7 +187,7 @@ def _read_checked(path: Path, expected: str, name: str) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise LatencyTableError(f"{path}: cannot be read: {error}") from error
+        raise LatencyTableError(f"{path}: cannot be read: {reason_of(error)}") from error
     found = hashlib.sha256(data).hexdigest()
     if found != expected:
         raise LatencyTableError(
@@ -209,7 +209,11 @@ def load_folder(folder: Path, name: str) -> LatencyTable:
     data = _read_checked(rows_path, header["rows_sha256"], "rows_sha256")
     if "raw_sha256" in header:
         _read_checked(folder / RAW_FILE, header["raw_sha256"], "raw_sha256")
-    canonical = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    try:
+        canonical = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise LatencyTableError(f"{header_path}: holds {half!r}, which is half a character; expected text") from None
     rows = parse_rows(rows_path, data, tuple(header.get("ignores", ())))
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in header.items()}
     for unused in ("schema_version", "image_size"):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maenas.errors import LatencyTableError
+from maenas.errors import LatencyTableError, reason_of
 
 ROLES = ("kernels", "calibration", "test", "foreign")
 """What a network is for: its layer times became rows; the line was fitted to it; nothing has seen it; the same, and it
@@ -82,7 +82,7 @@ def read_networks(path: Path) -> list[NetworkRow]:
     try:
         return parse_networks(path, path.read_bytes())
     except OSError as error:
-        raise LatencyTableError(f"{path}: cannot be read: {error}") from error
+        raise LatencyTableError(f"{path}: cannot be read: {reason_of(error)}") from error
 
 
 def parse_networks(path: Path, data: bytes) -> list[NetworkRow]:

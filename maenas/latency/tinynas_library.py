@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +18,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from maenas.errors import LatencyTableError
+from maenas.errors import LatencyTableError, reason_of
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 FAILED = -1.0
+"""Milliseconds of a setting that could not be measured."""
+
 LARGEST = 65_536
 """Largest size of a line; beyond it a number is a mistake."""
-"""Milliseconds of a setting that could not be measured."""
 
 CSV_FIELDS = ("conv_type", "batch", "in_c", "in_h", "in_w", "out_c", "kernel", "stride", "fused", "latency_ms")
 _CONV_TYPES = {"Regular": False, "Depthwise": True}
@@ -107,8 +109,8 @@ def read_library(file: Path | str, *, keep_order: bool = False) -> TinyNasLibrar
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise LatencyTableError(f"{path}: cannot be read as (gzip) UTF-8 text: {error}") from error
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise LatencyTableError(f"{path}: cannot be read as (gzip) UTF-8 text: {reason_of(error)}") from error
     lines = text.splitlines()
     first = next((line for line in lines if line.strip()), "")
     if first.startswith("{"):
