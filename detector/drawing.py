@@ -151,6 +151,8 @@ def _font(size: int) -> Any:  # noqa: ANN401
 
 def _fitted(text: str, width: int, font: Any) -> str:  # noqa: ANN401
     """The text, or its start and dots, that is not wider than `width` pixels; empty where nothing fits."""
+    # A line's end or half a character, which the name of a class may hold, has no width.
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
     if font.getlength(text) <= width:
         return text
     for length in range(len(text) - 1, 0, -1):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from maenas import __version__
+from maenas.errors import reason_of
 from maenas.journey import (
     Journey,
     JourneyError,
@@ -94,7 +95,7 @@ def _read(path: Path) -> Any:  # noqa: ANN401
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise JourneyError(
-            f"{path}: cannot be read ({error}); expected what its step wrote".replace("\n", " ")
+            f"{path}: cannot be read ({reason_of(error)}); expected what its step wrote".replace("\n", " ")
         ) from error
 
 
@@ -285,7 +286,7 @@ def _csv(path: Path) -> list[dict[str, str]]:
         with path.open(encoding="utf-8", newline="") as stream:
             return list(csv.DictReader(stream))
     except (OSError, ValueError, csv.Error) as error:
-        raise JourneyError(f"{path}: cannot be read ({error}); expected what its step wrote") from error
+        raise JourneyError(f"{path}: cannot be read ({reason_of(error)}); expected what its step wrote") from error
 
 
 def _number(text: str | None) -> float | None:

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from maenas.errors import StructureError
+from maenas.errors import StructureError, reason_of
 from maenas.structure import MAX_CHANNELS
 
 DIALECTS = ("v1", "v2")
@@ -104,7 +104,7 @@ def read_content(path: str | Path) -> object:
         with Path(path).open(encoding="utf-8-sig") as stream:
             text = stream.read(MAX_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise StructureError(f"{path}: cannot be read as text ({error})") from error
+        raise StructureError(f"{path}: cannot be read as text ({reason_of(error)})") from error
     return parse_content(text, source=str(path))
 
 

@@ -120,7 +120,7 @@ def parse_image_size(text: str, *, option: str = "--image-size") -> tuple[int, i
     from maenas.errors import SpaceError
 
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() and len(part) <= 6 for part in parts):
         raise SpaceError(f"{option} is {text!r}; expected N or HxW, such as 640 or 480x640")
     return int(parts[0]), int(parts[-1])
 

@@ -74,7 +74,7 @@ def open_journal(path: Path, header: Mapping[str, Any]) -> Iterator[Journal]:
             journal.append(header)
         for number, line in enumerate(lines[1:], start=2):
             if "references_ms" in line:
-                journal.references = [float(ms) for ms in line["references_ms"]]
+                journal.references = _references(path, number, line)
             else:
                 journal.records.append(_record(path, number, line))
         yield journal
@@ -135,11 +135,18 @@ def _compare(path: Path, found: Mapping[str, Any], header: Mapping[str, Any]) ->
 def _line(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise ProfileError(f"{path}: line {number} is damaged; expected a JSON object, or a path of no file")
     return content
+
+
+def _references(path: Path, number: int, content: dict[str, Any]) -> list[float]:
+    try:
+        return [float(ms) for ms in content["references_ms"]]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ProfileError(f"{path}: line {number} holds no times; expected a path of no file") from error
 
 
 def _record(path: Path, number: int, content: dict[str, Any]) -> Record:
@@ -155,7 +162,7 @@ def _record(path: Path, number: int, content: dict[str, Any]) -> Record:
         if set(values) != names or not values["ms"] or len(values["reference_ms"]) != 2:
             raise ValueError
         return Record(**values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ProfileError(
             f"{path}: line {number} is no record of a measurement; expected a path of no file"
         ) from error

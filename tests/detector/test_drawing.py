@@ -105,6 +105,10 @@ def test_plates_and_text_stay_within_any_image(size, box, label):
         assert left >= 0 and top >= 0 and right < size[1] and bottom < size[0]
 
 
+def test_what_has_no_shape_is_a_question_mark():
+    assert drawing._fitted("a\nb\ud800", 200, drawing._font(12)) == "a?b?"
+
+
 def test_long_names_are_shortened():
     font = drawing._font(12)
     text = drawing._fitted("a very long name of a class", 60, font)
