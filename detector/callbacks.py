@@ -54,7 +54,7 @@ class Step:
             weight.
         lr: Learning rate of the step.
         images_per_second: Over the last steps, reading included.
-        remaining_seconds: Estimated training time left, without evaluations.
+        remaining_seconds: Estimated training time left, see `schedule.Progress`.
         distill_weight: Of the distillation loss; None without a teacher.
     """
 

@@ -71,6 +71,7 @@ class Progress:
         self.iteration = 0
         self.evaluation_seconds = 0.0
         self.step_seconds = 0.0
+        self._used_seconds = 0.0
 
     @property
     def finished(self) -> bool:
@@ -86,6 +87,7 @@ class Progress:
             evaluation_period: Steps from one evaluation to the next; not read without a limit.
         """
         self.iteration += 1
+        self._used_seconds = used_seconds
         mean = self.step_seconds
         self.step_seconds = mean = _RATE_MEMORY * mean + (1 - _RATE_MEMORY) * seconds if mean else seconds
         if self.max_seconds is None:
@@ -109,8 +111,11 @@ class Progress:
 
     @property
     def remaining_seconds(self) -> float:
-        """Estimate of the training time left, without evaluations."""
-        return (self.likely_iterations - self.iteration) * self.step_seconds
+        """Estimate of the training time left: of all steps without evaluations, or up to the limit if that is less."""
+        by_steps = (self.total_iterations - self.iteration) * self.step_seconds
+        if self.max_seconds is None:
+            return by_steps
+        return max(0.0, min(by_steps, self.max_seconds - self._used_seconds))
 
     def state(self) -> dict[str, float]:
         """What `restore` needs."""

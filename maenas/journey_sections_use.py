@@ -23,7 +23,7 @@ def deploy_section(facts: Facts) -> Section:
     )
     folder = shlex.quote(str(first["folder"]))
     shell = (
-        f"pip install 'maenas[{runtime}]'        # neither torch nor a GPU\n"
+        f"pip install '.[{runtime},profile]'     # in a checkout of maenas; neither torch nor a GPU\n"
         f"maenas predict {folder} photos/ --score {score} --out found\n"
         f"maenas benchmark {folder} --backend {facts['device']['backend']}\n"
     )

@@ -478,6 +478,20 @@ def test_a_bug_keeps_its_traceback(tiny, here, monkeypatch):
         main([str(argument) for argument in (*tiny, "--out", "run")])
 
 
+def test_a_package_that_is_missing_is_one_line(refused, tiny, monkeypatch):
+    def needs(name):
+        def needing(*arguments, **options):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        return needing
+
+    monkeypatch.setattr("maenas.search.run_request", needs("torch.nn"))
+    assert "this needs the package torch; install it with: pip install 'maenas[detector]'" in refused(*tiny)
+    monkeypatch.setattr("maenas.search.run_request", needs("detector.gone"))
+    with pytest.raises(ModuleNotFoundError):
+        main([str(argument) for argument in tiny])
+
+
 def test_help_of_every_verb_ends_with_an_example(maenas):
     for verb in COMMANDS:
         code, out, _ = maenas(verb, "--help")

@@ -12,6 +12,7 @@ import multiprocessing
 import shutil
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -180,18 +181,22 @@ class TrainLoader:
         if workers:
             # Workers forked from a process whose OpenCV has started threads would wait for them for ever.
             cv2.setNumThreads(0)
-        loader = DataLoader(
-            maker,
-            batch_size=None,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            prefetch_factor=_SPARE_BATCHES if workers else None,
-            worker_init_fn=_start_worker,
-            multiprocessing_context=_context() if workers else None,
-        )
+        with warnings.catch_warnings():
+            # More workers than cores only wait; how many there are is the choice of the recipe or the user.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            loader = DataLoader(
+                maker,
+                batch_size=None,
+                num_workers=workers,
+                collate_fn=_as_it_is,
+                pin_memory=torch.cuda.is_available(),
+                prefetch_factor=_SPARE_BATCHES if workers else None,
+                worker_init_fn=_start_worker,
+                multiprocessing_context=_context() if workers else None,
+            )
+            batches = iter(loader)
         try:
-            yield from loader
+            yield from batches
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

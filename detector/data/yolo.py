@@ -217,9 +217,8 @@ def _from_list(path: Path, *, root: Path, report: Report) -> dict[Path, None]:
             report(Problem("outside", where, str(error)))
             continue
         if image is None:
-            report(
-                Problem("missing-image", where, f"is {shown(line.strip())}; no such file in {path.parent} or {root}")
-            )
+            places = " or ".join(map(str, dict.fromkeys((path.parent, root))))
+            report(Problem("missing-image", where, f"is {shown(line.strip())}; no such file in {places}"))
         else:
             found[image] = None
     if not num_listed:

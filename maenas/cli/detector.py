@@ -34,12 +34,17 @@ def bundled(module: str) -> ModuleType:
             )
         return importlib.import_module(f"detector.{module}")
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing in ("", "detector", "maenas"):
-            raise
-        raise BundleError(
-            f"this needs the package {missing}; install it with: pip install 'maenas[detector]'"
-        ) from error
+        if reason := missing_package(error):
+            raise BundleError(reason) from error
+        raise
+
+
+def missing_package(error: ModuleNotFoundError) -> str | None:
+    """What to say where torch or one of its companions is not installed; None if a module of ours is missing."""
+    missing = (error.name or "").partition(".")[0]
+    if missing in ("", "detector", "maenas"):
+        return None
+    return f"this needs the package {missing}; install it with: pip install 'maenas[detector]'"
 
 
 def exporter(seed: int) -> Callable[[Structure, Path], None]:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from maenas import __version__
+from maenas.cli.detector import missing_package
 from maenas.errors import MaenasError
 
 COMMANDS = {
@@ -46,6 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except MaenasError as error:
         print(f"maenas: error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        # Of a function that imports torch when it is called.
+        reason = missing_package(error)
+        if reason is None:
+            raise
+        print(f"maenas: error: {reason}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader (head, a pager) has gone: nothing to say, and nothing more to flush.

@@ -88,11 +88,13 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         MaenasError: An option, the data or a file cannot be used, or the folder holds another journey.
     """
+    from maenas.cli.run_packages import check_packages
     from maenas.cli.run_question import ask
     from maenas.cli.run_report import print_plan, print_summary
     from maenas.journey_process import owned
     from maenas.journey_run import run_steps
 
+    check_packages(arguments)
     asked = ask(arguments, options=given_options(arguments))
     if arguments.dry_run:
         journey, record = _resolved(asked, arguments)

@@ -23,11 +23,12 @@ def progress_callback(base: type) -> Any:  # noqa: ANN401
 class _Progress:
     """What both forms share: notes, and a line per epoch."""
 
-    epochs = 0
+    of_epochs = ""
     best = -1.0
 
     def on_start(self, run: Any) -> None:  # noqa: ANN401
-        self.epochs = run.config.train.epochs
+        epochs, limited = run.config.train.epochs, run.config.train.max_minutes is not None
+        self.of_epochs = f" of at most {epochs}" if limited else f"/{epochs}"
         self.iterations_per_epoch = run.iterations_per_epoch
         for note in run.notes:
             self._say(f"note: {note}")
@@ -38,7 +39,7 @@ class _Progress:
         )
 
     def on_epoch(self, row: Mapping[str, float | None]) -> None:
-        parts = [f"epoch {row['epoch']}/{self.epochs}", f"loss {row['loss']:.3f}", f"lr {row['lr']:.2e}"]
+        parts = [f"epoch {row['epoch']}{self.of_epochs}", f"loss {row['loss']:.3f}", f"lr {row['lr']:.2e}"]
         parts.append(f"{row['images_per_second']:.1f} images/s")
         if row.get("distill") is not None:
             parts.append(f"teacher {row['distill']:.3f} x {row['distill_weight']:.2f}")
@@ -93,7 +94,7 @@ class _Bar(_Progress):
         done = (step.iteration - 1) % self.iterations_per_epoch + 1
         self._bar.update(
             self._task,
-            description=f"epoch {step.epoch}/{self.epochs}",
+            description=f"epoch {step.epoch}{self.of_epochs}",
             completed=done,
             total=self.iterations_per_epoch,
             state=f"{_losses(step)}, {_eta(step)}",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch")
-for module in ("safetensors", "cv2", "psutil", "faster_coco_eval", "onnx", "onnxruntime"):
+for module in ("safetensors", "cv2", "psutil", "faster_coco_eval", "onnx", "onnxruntime", "onnxscript", "sklearn"):
     pytest.importorskip(module)
 
 from cli_cases import answer  # noqa: E402
@@ -101,6 +101,22 @@ def test_the_plan_for_this_machine(maenas, data):
     assert lines[1].endswith(f"{name}, to be made; measured on this machine")
     assert "to do  profile: maenas profile --backend " in lines[2] and "--quick --work runs/run/" in lines[2]
     assert "--measure --out" in lines[3] and any("  benchmark: maenas benchmark " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        (("--device", "t4"), "onnx"),
+        (("--device", "local"), "onnx, psutil"),
+        (("--device", "local", "--exported", "export"), "psutil"),
+        (("--device", "local", "--precision", "fp32,int8", "--format", "openvino"), "onnx, psutil, nncf"),
+    ],
+)
+def test_missing_packages_are_named_before_the_first_step(refused, data, monkeypatch, options, missing):
+    gone = ("onnx", "psutil", "nncf")
+    monkeypatch.setattr("maenas.cli.run_packages.find_spec", lambda name: None if name in gone else object())
+    expected = f"maenas run needs the packages {missing}; install them with: pip install 'maenas[all]'"
+    assert expected in refused("--budget", "8ms", "--data", data, *options)
 
 
 def test_a_plan_with_given_weights(maenas, data, weights):

@@ -102,6 +102,13 @@ def test_forked_workers_share_the_cache(shapes, expected):
     assert_equal(list(loader), expected)  # once more from the start
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="asks for the cores as Linux does")
+def test_more_workers_than_cores_are_no_warning(shapes, expected, monkeypatch, recwarn):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    assert_equal(list(TrainLoader(shapes, SETTINGS, **RUN, num_workers=2)), expected)
+    assert not [str(warning.message) for warning in recwarn if "worker" in str(warning.message)]
+
+
 @pytest.mark.slow
 def test_workers_may_be_started_afresh(shapes, expected, monkeypatch):
     """As on systems that do not fork; each imports torch."""

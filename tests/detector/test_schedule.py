@@ -57,6 +57,17 @@ def test_progress_by_iterations_is_exact():
     assert progress.finished and progress.likely_iterations == 7 and progress.remaining_seconds == 0
 
 
+def test_time_left_is_that_of_all_steps_or_up_to_the_limit():
+    progress = Progress(100, max_seconds=60)
+    progress.step(seconds=3.0, used_seconds=4.0, evaluation_period=10)  # the first step of a run is slow
+    assert progress.remaining_seconds == 56
+    progress = Progress(100, max_seconds=600)
+    progress.step(seconds=3.0, used_seconds=4.0, evaluation_period=10)
+    assert progress.remaining_seconds == 297
+    progress.step(seconds=3.0, used_seconds=601.0, evaluation_period=10)
+    assert progress.finished and progress.remaining_seconds == 0
+
+
 def simulate(progress: Progress, *, step: float, evaluation: float, per_epoch: int, period: int) -> tuple[float, list]:
     """Seconds that a whole run takes, and its progress step by step."""
     clock, values, epoch = 0.0, [], 0
