@@ -59,23 +59,48 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from maenas.cli.eval_proxy_report import print_members, print_report
-    from maenas.files import write_text_atomically
+    """What can be refused is refused before the folder is made."""
+    from maenas.journey_process import owned
     from maenas.proxy_folder import ProxyFolder
-    from maenas.proxy_report import group_sizes, points_csv, report_record
+    from maenas.proxy_report import group_sizes
 
     own = _own_scores(arguments.score)
     folder, table = ProxyFolder(Path(arguments.out)), _table(arguments)
     request = None if arguments.structures else _request(arguments, table)
     question = question_of(arguments, request, table)
     folder.check(question)
-    members = folder.load_members()
-    if members is None:
-        members = _given(arguments, table) if request is None else _draw(arguments, request, folder)
-        group_sizes(members)
+    given = None
+    if folder.load_members() is None:
+        if request is None:
+            given = _given(arguments, table)
+            group_sizes(given)
         _check_data(arguments.data)
-        folder.begin(question, members)
-    values = _values(members, folder, request, table, own)
+
+    def waiting() -> None:
+        print(f"maenas: another campaign still writes into {arguments.out}", file=sys.stderr)
+
+    with owned(folder.path, waiting=waiting, patience=1.0):
+        members = folder.load_members()
+        if members is None:
+            members = given if request is None else _draw(arguments, request, folder)
+            assert members is not None
+            group_sizes(members)
+            folder.begin(question, members)
+        return _campaign(arguments, folder, question, members, _values(members, folder, request, table, own))
+
+
+def _campaign(
+    arguments: argparse.Namespace,
+    folder: ProxyFolder,
+    question: Mapping[str, Any],
+    members: Sequence[Member],
+    values: Sequence[ScoreValues],
+) -> int:
+    """Train what is missing, judge, write and print."""
+    from maenas.cli.eval_proxy_report import print_members, print_report
+    from maenas.files import write_text_atomically
+    from maenas.proxy_report import points_csv, report_record
+
     if arguments.dry_run:
         print_members(members, values, as_json=arguments.json)
         return 0
@@ -85,7 +110,7 @@ def _run(arguments: argparse.Namespace) -> int:
     groups = _judged(members, arguments.seeds, results, values, failures)
     write_text_atomically(folder.points, points_csv(members, arguments.seeds, results, values, groups))
     _plot(folder, groups, title=title_of(arguments))
-    record = report_record(question | {"seeds": arguments.seeds}, groups, failures)
+    record = report_record({**question, "seeds": arguments.seeds}, groups, failures)
     write_text_atomically(folder.report, json.dumps(record, indent=1) + "\n")
     if arguments.json:
         print(json.dumps(record))

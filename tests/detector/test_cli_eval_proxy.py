@@ -27,6 +27,7 @@ from training_cases import assert_same_weights, write_rectangles  # noqa: E402
 
 from detector import forward_proxies  # noqa: E402
 from maenas.cli.main import main  # noqa: E402
+from maenas.journey_process import owned  # noqa: E402
 from maenas.structure import Head, load_structure, save_structure  # noqa: E402
 
 DEPTHS = ((1, 1, 1, 1), (1, 2, 1, 1), (1, 1, 2, 2))
@@ -143,6 +144,14 @@ def test_given_structures(maenas, structures, trained, tmp_path, monkeypatch):
     assert code == 0 and json.loads(out)["groups"][0]["seeds"] == [0, 1, 2]
     code, _, err = maenas(*options[:-6], "--epochs", 4)
     assert code == 2 and "holds a campaign with other epochs (3 -> 4); expected another --out" in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
+def test_one_campaign_at_a_time_owns_a_folder(maenas, structures, trained):
+    with owned(Path("out"), waiting=lambda: None):
+        code, _, error = maenas(*structures, "--data", "data", "--epochs", "2", "--out", "out")
+    assert code == 2 and not trained
+    assert "out: another run, or a step of it, is still writing into it; expected another --out" in error
 
 
 def test_a_failed_run_leaves_its_network_out(maenas, structures, trained):
