@@ -21,7 +21,6 @@ from maenas.journey import (
     network_file,
     plan_steps,
     searched_export,
-    weights_file,
 )
 from maenas.journey_record import RunRecord, as_mapping, file_sha256
 from maenas.latency.table import LatencyTable, load_table
@@ -349,8 +348,3 @@ def _steps(journey: Journey, record: RunRecord) -> list[Facts]:
                 }
             )
     return steps
-
-
-def model_file(journey: Journey) -> Path:
-    """What was evaluated: the checkpoint, or the folder of a given export."""
-    return weights_file(journey) or export_folder(journey, journey.precisions[0])

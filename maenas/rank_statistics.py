@@ -65,19 +65,8 @@ def kendall_tau(scores: ArrayLike, aps: ArrayLike) -> float:
     return float("nan") if _constant(x) or _constant(y) else float(stats.kendalltau(x, y).statistic)
 
 
-def spearman_rho(scores: ArrayLike, aps: ArrayLike) -> float:
-    """Spearman's rank correlation; NaN where one side is constant."""
-    x, y = np.asarray(scores, dtype=np.float64), np.asarray(aps, dtype=np.float64)
-    return float("nan") if _constant(x) or _constant(y) else float(stats.spearmanr(x, y).statistic)
-
-
-def regret(scores: ArrayLike, aps: ArrayLike) -> float:
-    """AP lost by taking the network of the highest score instead of the best one; ties count with their mean."""
-    return float(regret_rows(*_as_rows(scores, aps))[0])
-
-
 def tau_rows(scores: Floats, aps: Floats) -> Floats:
-    """tau-b of every row; NaN where one side is constant."""
+    """(r,) tau-b of every row of two (r, n) arrays; NaN where one side is constant."""
     step = max(1, _BLOCK // scores.shape[1] ** 2)
     parts = []
     for start in range(0, len(scores), step):
@@ -87,14 +76,17 @@ def tau_rows(scores: Floats, aps: Floats) -> Floats:
 
 
 def rho_rows(scores: Floats, aps: Floats) -> Floats:
-    """Spearman's rho of every row; NaN where one side is constant."""
+    """(r,) Spearman's rho of every row of two (r, n) arrays; NaN where one side is constant."""
     x, y = stats.rankdata(scores, axis=1), stats.rankdata(aps, axis=1)
     x, y = x - x.mean(axis=1, keepdims=True), y - y.mean(axis=1, keepdims=True)
     return _ratio((x * y).sum(axis=1), (x * x).sum(axis=1), (y * y).sum(axis=1))
 
 
 def regret_rows(scores: Floats, aps: Floats) -> Floats:
-    """Regret of every row."""
+    """(r,) regret of every row of two (r, n) arrays: AP lost by taking the network of the highest score.
+
+    Compared with the best one; of several with the highest score, the mean of their APs counts.
+    """
     picked = scores == scores.max(axis=1, keepdims=True)
     lost = aps.max(axis=1) - (aps * picked).sum(axis=1) / picked.sum(axis=1)
     positive: Floats = np.maximum(lost, 0.0)  # a mean of equal numbers may be rounded up

@@ -4,7 +4,7 @@ import pytest
 pytest.importorskip("sklearn", reason="needs scikit-learn (extra profile)")
 
 from maenas.errors import ProfileError
-from maenas.latency.kernel_model import UNSEEN_FORM_SIGMA, KernelModel, fit_kernel_model, rising
+from maenas.latency.kernel_model import UNSEEN_FORM_SIGMA, KernelModel, fit_kernel_model
 from maenas.lowering.op import Op, conv, glue
 
 NOISE = 0.02
@@ -112,21 +112,11 @@ def test_a_grid_of_channels_is_predicted_like_its_members(model):
     assert model.predict([]).ms.shape == (0,)
 
 
-def test_rising_mends_holes_by_the_least_change():
-    ms = np.array([[1.0, 4.0, 2.0], [3.0, 1.0, 8.0]])
-    mended = rising(ms)
-    assert (np.diff(mended, axis=0) >= 0).all()
-    assert (np.diff(mended, axis=1) >= 0).all()
-    assert np.abs(np.log(mended / ms)).max() == pytest.approx(np.log(4) / 2)  # 4 against 1 needs a factor of 2 each
-    np.testing.assert_allclose(rising(np.sort(ms.ravel())), np.sort(ms.ravel()))
-    grid = np.exp(np.random.default_rng(0).normal(0, 1, (5, 6, 7)))
-    assert all((np.diff(rising(grid), axis=axis) >= 0).all() for axis in range(3))
-
-
 def test_a_device_without_steps_gets_a_surface_with_hardly_a_hole(model):
     widths = np.arange(16, 384, 8)
     grid = model.predict(body(widths[:, None], widths)).ms
-    np.testing.assert_allclose(rising(grid), grid, rtol=0.1)
+    for axis in (0, 1):
+        np.testing.assert_allclose(np.maximum.accumulate(grid, axis=axis), grid, rtol=0.2)
 
 
 def test_time_grows_with_work_in_the_large(model):

@@ -12,6 +12,7 @@ from plot_cases import HERE, point, points_file, row
 from maenas.errors import PlotError
 from maenas.frontier import load_frontier, parse_frontier
 from maenas.plot_labels import place_labels
+from maenas.plot_picture import draw
 from maenas.plot_points import Filters, frontier_points, grouped, pareto_front, points_csv
 from maenas.published import PUBLISHED, PUBLISHED_FACTS, load_published
 
@@ -91,6 +92,11 @@ def test_networks_without_accuracy_go_with_any_images():
 def test_nothing_to_draw():
     with pytest.raises(PlotError, match="no point is left to draw"):
         grouped([])
+
+
+def test_an_unknown_choice_of_names():
+    with pytest.raises(PlotError, match="labels is 'some'; expected one of auto, all, front, none"):
+        draw(grouped([point(1.0, 30.0)]), labels="some")
 
 
 @pytest.mark.parametrize(

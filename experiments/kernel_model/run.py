@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.console import Console
 
-from maenas.latency.kernel_model import KernelModel, fit_kernel_model, rising
+from maenas.latency.kernel_model import KernelModel, fit_kernel_model
 from maenas.latency.tinynas import ConvForm, TinyNasPredictor
 from maenas.latency.tinynas_library import TinyNasLibrary, read_library
 from maenas.lowering.op import Op, conv
@@ -195,8 +195,19 @@ def _mended(model: KernelModel, test: TinyNasLibrary) -> Floats:
                 model.predict(_op(in_c, widths, side, form.kernel_size, form.stride, form.depthwise, form.fused)).ms
                 for side in sides.tolist()
             ]
-            ms[at] = rising(np.stack(grid))[row, column]
+            ms[at] = _rising(np.stack(grid))[row, column]
     return ms
+
+
+def _rising(ms: Floats) -> Floats:
+    """A grid of times made to rise along every axis, by the smallest possible largest relative change."""
+    log_ms = np.log(ms)
+    above, below = log_ms, log_ms
+    for axis in range(log_ms.ndim):
+        above = np.maximum.accumulate(above, axis=axis)
+        below = np.flip(np.minimum.accumulate(np.flip(below, axis), axis=axis), axis)
+    result: Floats = np.exp((above + below) / 2)
+    return result
 
 
 def _learning_curve(libraries: dict[str, tuple[TinyNasLibrary, int]]) -> list[dict[str, object]]:

@@ -185,25 +185,6 @@ def fit_kernel_model(
     )
 
 
-def rising(ms: Floats) -> Floats:
-    """Make a grid of times rise along every axis, by the smallest possible largest relative change.
-
-    Args:
-        ms: Positive times; every axis is a size (channels, map side) in ascending order.
-
-    Returns:
-        Times of the same shape. Devices do take less time for some larger operators; a search over the widths may
-        prefer a surface without such holes.
-    """
-    log_ms = np.log(ms)
-    above, below = log_ms, log_ms
-    for axis in range(log_ms.ndim):
-        above = np.maximum.accumulate(above, axis=axis)
-        below = np.flip(np.minimum.accumulate(np.flip(below, axis), axis=axis), axis)
-    result: Floats = np.exp((above + below) / 2)
-    return result
-
-
 @dataclass(frozen=True, eq=False)
 class _Learners:
     """Trees that give the log of (time / roofline), from the features in `used`."""

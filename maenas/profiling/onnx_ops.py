@@ -7,8 +7,7 @@ operators there are, marked as not exact, so that a table can say something abou
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -86,32 +85,6 @@ def read_network_ops(model: Any, *, image_size: tuple[int, int] | None = None) -
     reader.residuals()
     reader.others()
     return reader.result()
-
-
-def missing_ops(expected: Iterable[Op], placed: Sequence[PlacedOp]) -> list[Op]:
-    """Expected operators that a network does without, such as box scales folded into their convolutions.
-
-    Args:
-        expected: Of a lowering; channels are plain numbers.
-        placed: What was found.
-    """
-    found = Counter(_key(each.op) for each in placed)
-    lacking = []
-    for op in expected:
-        for _ in range(int(op.count)):
-            key = _key(op)
-            if found[key]:
-                found[key] -= 1
-            else:
-                lacking.append(op)
-    return lacking
-
-
-def _key(op: Op) -> tuple[object, ...]:
-    channels = int(op.in_channels), int(op.out_channels)
-    # Of one channel, a depthwise convolution and a plain one are the same.
-    form = op.kind, op.kernel_size, op.stride, op.depthwise and channels[0] > 1, op.activation, op.residual
-    return (*channels, *form, *op.in_size, *op.out_size)
 
 
 @dataclass(slots=True)

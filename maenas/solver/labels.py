@@ -150,7 +150,7 @@ def _extend(
         within = np.arange(len(parent)) - np.repeat(ends[begin:stop] - fan[begin:stop] - base, fan[begin:stop])
         choice = first[labels.width[parent]] + within
         part = _children(relaxation, index, labels, parent, out[choice], option[choice])
-        keep = _promising(relaxation, index, part, labels, threshold, values, cheapest, limit)
+        keep = _promising(relaxation, index, part, threshold, values, cheapest, limit)
         parts.append(_undominated(part.take(keep)))
         begin = stop
     if not parts:
@@ -213,7 +213,6 @@ def _promising(
     relaxation: Relaxation,
     index: int,
     part: Labels,
-    before: Labels,
     threshold: float,
     values: Sequence[Values],
     cheapest: Sequence[Values],

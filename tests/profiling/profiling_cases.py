@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +11,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from maenas.lowering.op import Op
 from maenas.profiling.backends import LayerTime
 from maenas.profiling.harness import Machine
+from maenas.profiling.onnx_ops import PlacedOp
 
 
 def convolution(onnx, name, source, channels_in, channels_out, *, kernel_size=3, stride=1, named=True, seed=0):
@@ -172,3 +176,29 @@ class ReferenceRun(FakeRun):
     def run(self) -> float:
         self.entry.clock.spend(self.current / 1000)
         return self.current / 1000
+
+
+def missing_ops(expected: Iterable[Op], placed: Sequence[PlacedOp]) -> list[Op]:
+    """Expected operators that a network does without, such as box scales folded into their convolutions.
+
+    Args:
+        expected: Of a lowering; channels are plain numbers.
+        placed: What was found.
+    """
+    found = Counter(_key(each.op) for each in placed)
+    lacking = []
+    for op in expected:
+        for _ in range(int(op.count)):
+            key = _key(op)
+            if found[key]:
+                found[key] -= 1
+            else:
+                lacking.append(op)
+    return lacking
+
+
+def _key(op: Op) -> tuple[object, ...]:
+    channels = int(op.in_channels), int(op.out_channels)
+    # Of one channel, a depthwise convolution and a plain one are the same.
+    form = op.kind, op.kernel_size, op.stride, op.depthwise and channels[0] > 1, op.activation, op.residual
+    return (*channels, *form, *op.in_size, *op.out_size)

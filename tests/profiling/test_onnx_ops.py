@@ -15,11 +15,13 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 
+from profiling_cases import missing_ops  # noqa: E402
+
 from maenas.errors import ProfileError  # noqa: E402
 from maenas.latency.table_rows import TableRow  # noqa: E402
 from maenas.lowering.detector import lower  # noqa: E402
 from maenas.lowering.op import conv, glue  # noqa: E402
-from maenas.profiling.onnx_ops import missing_ops, read_network_ops, read_onnx_ops  # noqa: E402
+from maenas.profiling.onnx_ops import read_network_ops, read_onnx_ops  # noqa: E402
 from maenas.structure import FAMILIES  # noqa: E402
 
 helper = onnx.helper

@@ -14,7 +14,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("psutil")
 
 from made_up import SCALE, UNDISTURBED, MadeUp  # noqa: E402
-from profiling_cases import tiny_network  # noqa: E402
+from profiling_cases import missing_ops, tiny_network  # noqa: E402
 from quantised_cases import FORMS, export, gated_ns, quantise  # noqa: E402
 
 from maenas.budgets import Budget  # noqa: E402
@@ -31,7 +31,7 @@ from maenas.profiling.backends.model_file import ModelFile, Node  # noqa: E402
 from maenas.profiling.backends.precision import check_ran  # noqa: E402
 from maenas.profiling.campaign import Sizes  # noqa: E402
 from maenas.profiling.device import LocalDevice  # noqa: E402
-from maenas.profiling.onnx_ops import missing_ops, read_network_ops  # noqa: E402
+from maenas.profiling.onnx_ops import read_network_ops  # noqa: E402
 from maenas.profiling.onnx_quantised import plain_form  # noqa: E402
 from maenas.profiling.profile import Question, run_profile  # noqa: E402
 from maenas.published import load_published  # noqa: E402
