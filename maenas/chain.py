@@ -278,7 +278,7 @@ def _gain(score: Score, view: StageView, shape: tuple[int, ...], allowed: Floats
         value = np.broadcast_to(np.asarray(score.stage_score(view), dtype=np.float64), shape)
     except ScoreError:
         raise
-    except Exception as error:
+    except Exception as error:  # the function may be a user's own and fail in any way
         raise failed_score(score.name, error) from error
     wrong = np.isfinite(allowed) & ~np.isfinite(value)
     if wrong.any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -161,7 +161,7 @@ def judge_group(
     )
 
 
-def problem_of(values: Floats, aps: Floats, reasons: set[str] = frozenset()) -> str:  # type: ignore[assignment]
+def problem_of(values: Floats, aps: Floats, reasons: Collection[str] = ()) -> str:
     """Why a score cannot be judged; empty if it can.
 
     Args:

@@ -122,7 +122,7 @@ def run_all(
             thread.start()
         while any(thread.is_alive() for thread in threads):
             time.sleep(_POLL_SECONDS / 5)
-    except BaseException:
+    except BaseException:  # Ctrl-C most often: no child may outlive this process
         campaign.stopped.set()
         with campaign.guard:
             for child in campaign.children:

@@ -99,7 +99,7 @@ def raw_score(score: Score, structure: Structure, *, graph: str = "deployed") ->
         return float(score.structure_score(structure))
     except MaenasError:
         raise
-    except Exception as error:
+    except Exception as error:  # the function may be a user's own and fail in any way
         raise failed_score(score.name, error) from error
 
 

@@ -101,7 +101,7 @@ class Score:
                 value = float(self.structure_score(structure))
         except ScoreError:
             raise
-        except Exception as error:
+        except Exception as error:  # the function may be a user's own and fail in any way
             raise failed_score(self.name, error) from error
         if not math.isfinite(value):
             raise ScoreError(
@@ -190,6 +190,9 @@ def madnas(weights: tuple[float, ...] = MADNAS_WEIGHTS, extra: Callable[[Op], fl
     Args:
         weights: a_i, one per level.
         extra: Added to the term of every main-path convolution (the quantisation-entropy variant).
+
+    Raises:
+        ScoreError: By the score: the backbone has another number of levels.
     """
 
     def stage_score(view: StageView) -> Real:
@@ -224,7 +227,11 @@ def quantised_madnas(
     activation_std: float = 1.0,
     weights: tuple[float, ...] = MADNAS_WEIGHTS,
 ) -> StageScore:
-    """The madnas score of a network quantised uniformly: each conv gains ln(LUT_a * LUT_w) - ln(activation_std)."""
+    """The madnas score of a network quantised uniformly: each conv gains ln(LUT_a * LUT_w) - ln(activation_std).
+
+    Raises:
+        ScoreError: A number of bits out of 2 ... 8.
+    """
     for name, bits in (("weight_bits", weight_bits), ("activation_bits", activation_bits)):
         if not 2 <= bits <= 8:
             raise ScoreError(f"{name} is {bits}; expected 2 to 8")
@@ -249,6 +256,9 @@ def deepmad(
         depth_penalty: Ratio of the penalty (10 in the reference's configurations; 0 switches it off).
         image_size: Side the map sides r_i are counted at; None takes the structure's own.
         graph: Which graph's main path to read.
+
+    Raises:
+        ScoreError: The backbone has another number of levels than there are weights.
 
     Source: DeepMAD (arXiv 2303.02165). S_i holds halves of logarithms, as the reference code has it, not full ones as
     the paper writes; the penalty likewise takes the standard deviation, not the variance.
