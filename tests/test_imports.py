@@ -9,9 +9,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import import_cases
 import pytest
+from import_cases import ROOT, imports, sources
 
-ROOT = Path(__file__).resolve().parents[1]
 BRIDGE = ROOT / "maenas" / "cli" / "detector.py"
 NUMERIC = ("matplotlib", "numpy", "pandas", "scipy", "torch")
 
@@ -42,24 +43,6 @@ print(",".join(sorted(attempts)))
 """
 
 
-def sources(*names: str) -> list[Path]:
-    return [path for name in names for path in sorted((ROOT / name).rglob("*.py"))]
-
-
-def imports(path: Path, *, relative: bool = True) -> set[str]:
-    """Dotted names a file imports; `from a import b` counts as `a.b`, and relative ones are resolved or left out."""
-    package = path.relative_to(ROOT).parent.parts
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (relative or not node.level):
-            parent = package[: len(package) - node.level + 1] if node.level else ()
-            base = ".".join([*parent, *([node.module] if node.module else [])])
-            found.update(f"{base}.{alias.name}" for alias in node.names)
-    return found
-
-
 def below(name: str, parents: Iterable[str]) -> bool:
     return any(name == parent or name.startswith(parent + ".") for parent in parents)
 
@@ -88,7 +71,7 @@ def attempted(arguments: list[str], watched: Iterable[str], folder: Path) -> lis
 
 
 def test_imports_are_read_and_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    monkeypatch.setattr(import_cases, "ROOT", tmp_path)
     path = tmp_path / "maenas" / "cli" / "verb.py"
     path.parent.mkdir(parents=True)
     path.write_text("import a.b\nfrom c import d\nfrom . import e\nfrom ..f import g\n", encoding="utf-8")
