@@ -7,9 +7,9 @@ import math
 from pathlib import Path
 
 import pytest
+from cli_cases import answer
 from table_cases import conv, header, row, table
 
-from maenas.cli.main import main
 from maenas.errors import LatencyTableError, OutputError
 from maenas.latency.table import LatencyTable, load_table
 from maenas.latency.table_compare import Ratios, check_rows, diff_tables
@@ -245,10 +245,7 @@ def maenas(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("MAENAS_TABLES", str(tmp_path / "user"))
 
     def run(*arguments):
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return answer(capsys, *arguments)
 
     return run
 

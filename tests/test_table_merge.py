@@ -6,9 +6,9 @@ import json
 import math
 
 import pytest
+from cli_cases import answer
 from table_cases import conv, header, row, table
 
-from maenas.cli.main import main
 from maenas.errors import LatencyTableError
 from maenas.latency.table import EXACT, MODELLED, load_table, validate
 from maenas.latency.table_merge import FORCED, merge_tables
@@ -211,10 +211,7 @@ def maenas(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("MAENAS_TABLES", str(tmp_path / "user"))
 
     def run(*arguments):
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return answer(capsys, *arguments)
 
     return run
 

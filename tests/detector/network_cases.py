@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import random
 import zlib
 from collections.abc import Iterator, Mapping
@@ -212,3 +213,20 @@ def statistics(arrays: Mapping[str, torch.Tensor]) -> dict[str, list[float]]:
         picked = flat[torch.linspace(0, flat.numel() - 1, 16, dtype=torch.float64).long()]
         summary[name] = [float(flat.mean()), float(flat.std()), *map(float, picked)]
     return summary
+
+
+def assert_identical(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> None:
+    """The same names in the same order, with the same numbers of the same type."""
+    assert list(first) == list(second)
+    for key, value in first.items():
+        assert value.dtype == second[key].dtype and torch.equal(value, second[key]), key
+
+
+class Malicious:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, marker: str) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (self.marker,)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,16 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
 from cli_cases import answer  # noqa: E402
-from network_cases import KERNEL_GAIN, filled, filled_state, key_list, published, random_structure  # noqa: E402
+from network_cases import (  # noqa: E402
+    KERNEL_GAIN,
+    Malicious,
+    assert_identical,
+    filled,
+    filled_state,
+    key_list,
+    published,
+    random_structure,
+)
 
 from detector.checkpoint import load_checkpoint  # noqa: E402
 from detector.coco_names import COCO_NAMES  # noqa: E402
@@ -59,12 +67,6 @@ def refused(maenas, here):
 
 def snapshot(folder: Path):
     return {path.name: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
-
-
-def assert_identical(first, second):
-    assert list(first) == list(second)
-    for key, value in first.items():
-        assert value.dtype == second[key].dtype and torch.equal(value, second[key]), key
 
 
 def changed(path, change):
@@ -202,14 +204,6 @@ def test_eighty_classes_are_those_of_coco():
 
 
 # What is refused.
-
-
-class Malicious:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (self.marker,)
 
 
 def test_a_malicious_file_does_nothing(refused, here):

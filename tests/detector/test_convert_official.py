@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from dataclasses import replace
 
@@ -11,7 +10,17 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
-from network_cases import KERNEL_GAIN, MODELS, filled, filled_state, key_list, published, random_structure  # noqa: E402
+from network_cases import (  # noqa: E402
+    KERNEL_GAIN,
+    MODELS,
+    Malicious,
+    assert_identical,
+    filled,
+    filled_state,
+    key_list,
+    published,
+    random_structure,
+)
 
 from detector.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
 from detector.convert_official import (  # noqa: E402
@@ -32,12 +41,6 @@ SMALL = random_structure("res", 0)
 
 def described(state):
     return [(key, tuple(value.shape), str(value.dtype).removeprefix("torch.")) for key, value in state.items()]
-
-
-def assert_identical(first, second):
-    assert list(first) == list(second)
-    for key, value in first.items():
-        assert value.dtype == second[key].dtype and torch.equal(value, second[key]), key
 
 
 @pytest.fixture(scope="module")
@@ -175,14 +178,6 @@ def test_the_background_channel_of_old_files(state):
 def test_a_deployed_model_has_no_official_form():
     with pytest.raises(CheckpointError, match=r"norm is folded; expected a model before deploy\(\)"):
         to_official(deploy(Detector(SMALL)))
-
-
-class Malicious:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (self.marker,)
 
 
 def test_a_malicious_pickle_is_refused_and_does_nothing(tmp_path):
