@@ -121,7 +121,7 @@ def test_no_holes_in_width_size_and_kernel(predictor, kind):
         assert np.diff(costs, axis=0).min() >= 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     channels=st.tuples(*[st.integers(1, 1024)] * 4),
     sizes=st.tuples(*[st.integers(1, 200)] * 4),

@@ -299,7 +299,7 @@ def assert_same(ops: list[Op], scalars: Callable[[int], list[Op]], size: int) ->
         assert [array[index] for array in arrays] == [cost(single) for cost in costs]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     family=st.sampled_from(["res", "kxkx", "csp", "mob"]),
     stride=st.sampled_from([1, 2]),
@@ -336,7 +336,7 @@ def test_a_grid_of_stages_is_its_single_stages(
         assert_same(lower_reference_stage(shape), lambda index: single(lower_reference_stage, index), 3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     ins=st.lists(WIDTHS, min_size=3, max_size=3),
     outs=st.lists(WIDTHS, min_size=3, max_size=3),
@@ -371,7 +371,7 @@ def test_a_grid_of_stems_is_its_single_stems(stem: Stem):
     assert op_rows(lower_stem(stem, "relu", (32, 32), 8)) == op_rows(lower_stem(stem, "relu", (32, 32)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     family=st.sampled_from(["res", "kxkx", "csp", "mob"]),
     channels=st.integers(1, 40),
@@ -388,7 +388,7 @@ def test_more_channels_never_cost_less(family: str, channels: int, out: int, hid
     assert num_params(wide) >= num_params(narrow)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(level=st.integers(0, 2), extra=st.integers(1, 64), name=st.sampled_from(PUBLISHED))
 def test_a_wider_neck_never_costs_less(level: int, extra: int, name: str):
     structure = load_published(name)

@@ -236,7 +236,7 @@ CASES = {
 }
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(case=st.sampled_from(sorted(CASES)), value=json_values, data=st.data())
 def test_no_json_breaks_the_reader(tmp_path, case, value, data):
     content = json.loads(json.dumps(CASES[case]))

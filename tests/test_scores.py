@@ -440,7 +440,7 @@ STAGE_SCORES = {
 }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     family=FAMILIES,
     name=st.sampled_from(sorted(STAGE_SCORES)),

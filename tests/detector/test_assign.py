@@ -84,7 +84,7 @@ def test_a_batch_equals_its_images_one_by_one(name, max_pairs, monkeypatch):
 
 
 @every_assigner
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000), num_boxes=st.integers(2, 9))
 def test_the_order_of_boxes_does_not_matter(name, seed, num_boxes):
     rng = np.random.default_rng(seed)
@@ -118,7 +118,7 @@ def test_predictions_that_are_not_finite(name, value):
         assert (found.indices[:, broken] == -1).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 100_000),
     num_boxes=st.integers(0, 8),

@@ -188,7 +188,7 @@ def test_the_same_again_and_not_a_word(generated, capfd):
     assert list(json.loads(json.dumps(first.to_dict())))[: len(FIGURES)] == list(FIGURES)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
     num_images=st.integers(1, 4),

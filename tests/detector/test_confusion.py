@@ -54,7 +54,7 @@ def test_ignored_boxes_take_part_in_nothing():
     assert counts.sum() == 1 and counts[0, 0] == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), score=st.sampled_from([0.0, 0.5, 0.9]))
 def test_rows_are_boxes_and_columns_detections(seed, score):
     truth, detections = random_case(

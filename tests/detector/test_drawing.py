@@ -81,7 +81,7 @@ def test_text_reads_on_every_colour():
     label=st.integers(0, 39),
 )
 @example(size=(16, 100), box=(10.0, 5.0, 90.0, 15.0), label=1)  # room for the plate neither above nor below the corner
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_plates_and_text_stay_within_any_image(size, box, label):
     boxes = [[min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3])]]
     plates, texts = [], []

@@ -104,7 +104,7 @@ def test_the_order_of_detections_does_not_matter():
     assert breakdown(truth, *rows)[0] == breakdown(truth, *rows[::-1])[0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_every_error_has_one_kind_and_costs_something(seed):
     pytest.importorskip("faster_coco_eval")

@@ -64,7 +64,7 @@ def test_average_precision_by_hand():
     assert average_precision(np.zeros(0, np.float32), np.zeros(0, np.bool_), 0) is None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), most_found=st.sampled_from([0, 10, 200]))
 def test_ap50_of_every_class_is_cocos(seed, most_found):
     pytest.importorskip("faster_coco_eval")
@@ -110,7 +110,7 @@ def test_nothing_right():
     assert point_at(matches, 0.1).f1 == 0 and point_at(matches, 0.9).precision == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_no_other_threshold_is_better(seed):
     truth, detections = random_case(

@@ -196,7 +196,7 @@ def test_predictions_that_are_no_numbers_fail(folders, model, references, tmp_pa
         assert "boxes" in check.failures and check.to_dict()["figures"]["boxes"] is None
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     noise=st.floats(0.0, 1.0),
     shift=st.tuples(*[st.integers(-20, 20)] * 4),

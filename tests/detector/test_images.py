@@ -242,7 +242,7 @@ def test_resize_keeps_an_image_of_the_right_size():
     value=st.integers(0, 255),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_resize_properties(shape, size, value, seed):
     assert (resize(np.full((*shape, 3), value, np.uint8), size) == value).all()
     image = np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)

@@ -32,7 +32,7 @@ def predictions(draw):
     return scores / max(1.0, scores.max(initial=0)), boxes
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(predictions(), st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0]), st.sampled_from([0.0, 0.25, 1.0]), st.integers(1, 60))
 def test_equals_torchvision(case, iou_threshold, score_threshold, max_detections):
     options = {

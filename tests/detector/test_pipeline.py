@@ -112,7 +112,7 @@ def test_equal_seeds_give_equal_samples(shapes):
     assert (first.image != other.image).any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), index=st.integers(0, 11), progress=st.sampled_from([0.0, 0.5, 1.0]))
 def test_every_sample_is_fit_for_training(shapes, seed, index, progress):
     chosen = replace(SMALL, mixup=0.5, rotate_90=0.3, flip_vertical=0.3, hue=0.1, saturation=0.5, value=0.3)
@@ -124,7 +124,7 @@ def test_every_sample_is_fit_for_training(shapes, seed, index, progress):
     assert (sample.boxes[:, 2:] > sample.boxes[:, :2]).all()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(seed=st.integers(0, 10_000), index=st.integers(0, 11))
 def test_boxes_lie_on_what_they_are_named_after(shapes, seed, index):
     """Through mosaic, scaling, moving, resizing, turns and flips: in the middle of a box is the colour of its class.

@@ -154,7 +154,7 @@ def reference_colours(image, boxes, step, spreads):
     return image * (1 - weight) + apply(step.name, image, step.level).astype(np.float64) * weight
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.sampled_from(sorted(COLOUR_OPS)), st.integers(1, 5))
 def test_colours_change_as_defined_also_beyond_the_window(seed, name, count):
     rng = np.random.default_rng(seed)

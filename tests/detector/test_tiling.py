@@ -84,7 +84,7 @@ sides = st.integers(1, 700)
 
 
 @given(sides, sides, st.integers(32, 300), st.integers(32, 300), st.floats(0, 0.9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_tiles_cover_the_image_and_overlap_enough(height, width, tile_height, tile_width, overlap):
     windows = tile_windows((height, width), Tiling((tile_height, tile_width), overlap))
     size = (min(height, tile_height), min(width, tile_width))
@@ -137,7 +137,7 @@ def scenes(draw):
     st.booleans(),
     st.integers(0, 99),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_object_is_reported_once_and_whole(scene, tile, overlap, whole, seed):
     size, boxes, labels = scene
     # The network sees pixels as they are; the whole image, which would be shrunk, is seen at its own size too.
@@ -151,7 +151,7 @@ def test_every_object_is_reported_once_and_whole(scene, tile, overlap, whole, se
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 30))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_one_tile_changes_nothing(seed, count):
     rng = np.random.default_rng(seed)
     corners = rng.uniform(-20, 120, (count, 2, 2)).astype(np.float32)
