@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
-from platform import machine, python_version
+from platform import python_version
 from statistics import median
 from typing import Any
 
@@ -34,6 +34,7 @@ from maenas.budgets import Budget
 from maenas.chain import choice_of
 from maenas.evolve import Settings, evolve
 from maenas.latency.table import LatencyTable, load_table
+from maenas.profiling.host import cpu_model
 from maenas.search import Request, build_request_chain, describe_structure, resolve_request
 from maenas.solver.problem import ChainProblem, Steps, evaluate_path
 from maenas.solver.solve import Solved, solve
@@ -93,7 +94,7 @@ def main() -> None:
         "question": "Score against CPU time and candidates: exact solver, vectorised evolution, the reference's rules",
         "conditions": {
             "date": date.today().isoformat(),
-            "cpu": _cpu_model(),
+            "cpu": cpu_model(),
             "cores_used": 1,
             "pinned": core is not None,
             "threads": 1,
@@ -122,13 +123,6 @@ def _pin_to_one_core() -> int | None:
     core = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
     return core
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else machine()
 
 
 def _case(case: Case, table: LatencyTable, seeds: int, num_candidates: int) -> dict[str, Any]:

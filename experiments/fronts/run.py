@@ -19,6 +19,7 @@ from maenas.front import FrontPoint, front_budget, front_csv, plot_front, search
 from maenas.lowering.costs import num_layers
 from maenas.lowering.detector import lower
 from maenas.neighbours import published_candidates
+from maenas.profiling.host import cpu_model
 from maenas.search import Candidate, Request, resolve_request, search
 
 HERE = Path(__file__).parent
@@ -47,7 +48,7 @@ def main() -> None:
         }
         print(f"{name}: {len(points)} points in {seconds:.1f} s")
     conditions = {
-        "machine": _cpu_model(),
+        "machine": cpu_model(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "note": "single run on a shared two-core machine; times are indications",
@@ -93,16 +94,6 @@ def _optimum_at_depth(request: Request, latency_ms: float, layers: int) -> float
 def _latency(candidate: Candidate) -> float:
     assert candidate.prediction is not None
     return candidate.prediction.latency_ms
-
-
-def _cpu_model() -> str:
-    """CPU name as Linux gives it, else the platform's."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from run import HERE, SIDE, add_line, cpu_minutes
 
@@ -62,25 +63,7 @@ def main() -> None:
     used = cpu_minutes() - before
     trained = YOLO(work / "run" / "weights" / "last.pt")
     truth = json.loads((arguments.data / "annotations" / "instances_val.json").read_text())
-    found = []
-    for image in truth["images"]:
-        result = trained.predict(
-            str(arguments.data / "images" / image["file_name"]),
-            imgsz=SIDE,
-            conf=0.001,
-            iou=0.7,
-            max_det=300,
-            device="cpu",
-            verbose=False,
-        )[0].boxes
-        for box, score, label_index in zip(
-            result.xyxy.tolist(), result.conf.tolist(), result.cls.tolist(), strict=True
-        ):
-            x1, y1, x2, y2 = box
-            category = truth["categories"][int(label_index)]["id"]
-            bbox = [x1, y1, x2 - x1, y2 - y1]
-            found.append({"image_id": image["id"], "category_id": category, "bbox": bbox, "score": score})
-    ap = judge(truth, found)
+    ap = judge(truth, predicted(trained, arguments.data / "images", truth))
     epochs = sum(1 for _ in (work / "run" / "results.csv").open()) - 1
     add_line(
         arguments.out / "results.csv",
@@ -96,6 +79,29 @@ def main() -> None:
             **ap,
         },
     )
+
+
+def predicted(model: Any, images: Path, truth: dict) -> list[dict]:  # noqa: ANN401
+    """What the network finds in the images of an annotation file, as a COCO result file lists it."""
+    found = []
+    for image in truth["images"]:
+        result = model.predict(
+            str(images / image["file_name"]),
+            imgsz=SIDE,
+            conf=0.001,
+            iou=0.7,
+            max_det=300,
+            device="cpu",
+            verbose=False,
+        )[0].boxes
+        for box, score, label_index in zip(
+            result.xyxy.tolist(), result.conf.tolist(), result.cls.tolist(), strict=True
+        ):
+            x1, y1, x2, y2 = box
+            category = truth["categories"][int(label_index)]["id"]
+            bbox = [x1, y1, x2 - x1, y2 - y1]
+            found.append({"image_id": image["id"], "category_id": category, "bbox": bbox, "score": score})
+    return found
 
 
 def judge(truth: dict, found: list[dict]) -> dict[str, float]:
