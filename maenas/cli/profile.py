@@ -60,8 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from maenas.cli.detector import exporter
+    from maenas.errors import ProfileError
+    from maenas.latency.table_header import NAME_FORM, is_name
     from maenas.resources import user_table_folder
 
+    if not is_name(arguments.name):
+        raise ProfileError(f"--name is {arguments.name!r}; expected {NAME_FORM}")
     question = _question(arguments)
     target = (Path(arguments.out) if arguments.out else user_table_folder()) / arguments.name
     work = Path(arguments.work) if arguments.work else Path("runs") / "profile" / arguments.name

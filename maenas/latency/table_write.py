@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from maenas.errors import LatencyTableError, OutputError
+from maenas.files import check_place
 from maenas.latency.table import load_folder
 from maenas.latency.table_header import (
     HEADER_FILE,
@@ -33,6 +34,7 @@ def check_target(folder: Path, *, force: bool) -> None:
     if folder.exists() and not (force and (folder / HEADER_FILE).is_file()):
         what = "is no latency table, so it is not replaced" if force else "exists already; use force to replace it"
         raise OutputError(f"{folder}: {what}")
+    check_place(folder)
 
 
 def write_table(

@@ -83,6 +83,16 @@ def usable_cores() -> int:
     return len(_ALLOWED) or os.cpu_count() or 1
 
 
+def check_cores(cores: int) -> None:
+    """Refuse more threads than there are cores for them.
+
+    Raises:
+        ProfileError: There are not so many; nothing is known, and nothing refused, where the system cannot pin.
+    """
+    if _ALLOWED and not 1 <= cores <= len(_ALLOWED):
+        raise ProfileError(f"threads is {cores}; expected 1 to {len(_ALLOWED)}, as many cores as this process may use")
+
+
 def pin(cores: int) -> tuple[int, ...]:
     """Keep this process, all its threads and those it starts later, on as many cores.
 
@@ -95,12 +105,9 @@ def pin(cores: int) -> tuple[int, ...]:
     Raises:
         ProfileError: There are not so many.
     """
+    check_cores(cores)
     if not _ALLOWED:
         return ()
-    if not 1 <= cores <= len(_ALLOWED):
-        raise ProfileError(
-            f"number of cores is {cores}; expected 1 to {len(_ALLOWED)}, as many as this process may use"
-        )
     seen: set[str] = set()
     ranks: list[tuple[bool, int]] = []
     for core in reversed(_ALLOWED):

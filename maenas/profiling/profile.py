@@ -19,7 +19,7 @@ from maenas.profiling.campaign import Exporter, Network, Sizes, given_networks, 
 from maenas.profiling.fit import Fit, fit
 from maenas.profiling.fit_given import fit_given
 from maenas.profiling.harness import Progress, run_campaign
-from maenas.profiling.host import describe_host, fingerprint, pin
+from maenas.profiling.host import check_cores, describe_host, fingerprint, pin
 from maenas.profiling.measurement import Record, Settings, speed_range
 from maenas.spaces import SearchSpace
 from maenas.structure import Structure
@@ -116,6 +116,8 @@ def run_profile(
     check_target(target, force=force)
     backend = open_backend(question.backend, threads=question.threads, precision=question.precision, bridge=bridge)
     if not backend.has_layer_times:
+    if not backend.accelerator:
+        check_cores(question.threads)
         raise ProfileError(f"backend {backend.name} gives no layer times; expected one that does")
     make_folder(work)
     claim_work(work, question)

@@ -246,7 +246,7 @@ def test_free_axes_need_a_size(tmp_path, capsys):
         (["--batch", "2"], "the batch asked for is 2; expected 1"),
         (["--batch", "0"], "--batch is 0; expected at least 1"),
         (["--threads", "1", "0"], "--threads is 0; expected at least 1"),
-        (["--threads", "100000"], "number of cores is 100000"),
+        (["--threads", "100000"], "threads is 100000"),
         (["--precision", "fp16"], "ONNX Runtime computes in fp32"),
     ],
 )

@@ -56,7 +56,7 @@ def test_pinning_is_not_limited_by_an_earlier_one():
         assert os.sched_getaffinity(0) == set(pin(1))
         everything = pin(len(host._ALLOWED))
         assert os.sched_getaffinity(0) == set(everything) == set(host._ALLOWED)
-        with pytest.raises(ProfileError, match=r"number of cores is \d+; expected 1 to"):
+        with pytest.raises(ProfileError, match=r"threads is \d+; expected 1 to"):
             pin(len(host._ALLOWED) + 1)
     finally:
         os.sched_setaffinity(0, before)

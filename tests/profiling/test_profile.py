@@ -250,3 +250,23 @@ def test_only_a_table_of_this_machine_is_measured_with(tmp_path: Path):
 
 def test_the_record_of_a_question_is_plain_json():
     assert json.loads(json.dumps(question().to_dict()))["backend"] == "openvino"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--name", "../x"], "--name is '../x'; expected a plain name"),
+        (["--name", "local"], "table name 'local' is not usable: it stands for this machine's own table"),
+        (["--name", "x", "--threads", "100000"], "threads is 100000; expected 1 to"),
+        (["--name", "x", "--out", "file/tables"], "file/tables/x: cannot be written"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_written(tmp_path, monkeypatch, capsys, words, message):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MAENAS_TABLES", str(tmp_path / "tables"))
+    (tmp_path / "file").touch()
+    assert main(["profile", "--backend", "onnxruntime", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
