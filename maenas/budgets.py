@@ -66,7 +66,8 @@ def parse_amount(metric: str, text: str) -> float:
     number, unit = float(match[1]), match[2].lower()
     if unit not in units:
         known = ", ".join(name or "(none)" for name in units)
-        raise BudgetError(f"{metric} budget {text!r} has the unit {match[2] or '(none)'!r}; expected one of {known}")
+        found = f"the unit {match[2]!r}" if match[2] else "no unit"
+        raise BudgetError(f"{metric} budget {text!r} has {found}; expected one of {known}")
     if metric == "layers" and not number.is_integer():
         raise BudgetError(f"layers budget {text!r} is not a whole number; expected e.g. {_EXAMPLE[metric]}")
     return Budget(metric, number * units[unit]).limit

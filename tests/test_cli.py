@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -290,6 +291,17 @@ def test_output_that_cannot_be_written(refused, tiny, here, verb):
     assert (here / "file").read_text() == "mine"
 
 
+def test_what_a_name_holds_breaks_no_line(refused):
+    message = refused("table", "show", "./a\nb\x1b[31m")
+    assert message.startswith(r"maenas: error: a\nb\x1b[31m/table.json: not found")
+
+
+def test_warnings_of_libraries_are_one_line(maenas, monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    assert maenas("table", "list")[0] == 0
+    assert warnings.formatwarning("a\n letter", UserWarning, "font.py", 7) == "maenas: warning: a letter\n"
+
+
 def test_an_interruption_while_writing_leaves_whole_files(maenas, tiny, here, monkeypatch):
     assert maenas(*tiny, "--out", "run")[0] == 0
     before = snapshot(here / "run")
@@ -347,7 +359,7 @@ BAD_QUESTIONS = [
     (("--max-params", "1"), "params budget 1"),
     (("--max-flops", "20GMACs"), "flops budget '20GMACs' has the unit 'GMACs'"),
     (("--max-layers", "3"), "the smallest reachable is 9 layers"),
-    (("--max-memory", "8"), "memory_bytes budget '8' has the unit '(none)'; expected one of b, kb, mb"),
+    (("--max-memory", "8"), "memory_bytes budget '8' has no unit; expected one of b, kb, mb"),
     (("--max-memory", "1kB"), "memory budget 1.000 kB cannot be met"),
     (("--block", "res"), "give either --block (res, csp or mob) or --space FILE"),
     (("--variant", "x"), "space tiny-res has no variant 'x'; expected one of a"),

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from maenas import __version__
@@ -41,12 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 on success, 2 when the user's input was wrong, 130 when interrupted.
     """
     arguments = _parser().parse_args(argv)
+    warnings.formatwarning = _warning_line
     try:
         code = int(arguments.run(arguments))
         sys.stdout.flush()
         return code
     except MaenasError as error:
-        print(f"maenas: error: {error}", file=sys.stderr)
+        print(f"maenas: error: {_in_one_line(error)}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         # Of a function that imports torch when it is called.
@@ -61,11 +63,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (OSError, MemoryError) as error:
         # A full disk, a closed descriptor: nothing a traceback would explain better.
-        print(f"maenas: error: {error or type(error).__name__}", file=sys.stderr)
+        print(f"maenas: error: {_in_one_line(error) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("maenas: interrupted; finished files are whole, unfinished ones were not written", file=sys.stderr)
         return 130
+
+
+def _in_one_line(error: BaseException) -> str:
+    """The message; what a file put into it can neither break the line nor steer the terminal."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(error))
+
+
+def _warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of a library, such as of letters that a font lacks, without the place in the code."""
+    return f"maenas: warning: {' '.join(str(message).split())}\n"
 
 
 def _parser() -> argparse.ArgumentParser:
