@@ -28,8 +28,6 @@ def load_detector(source: str | Path | Structure) -> tuple[Detector, bool]:
         StructureError: The file does not describe a detector.
         InputError: The suffix is neither.
     """
-    from .model import Detector
-
     if isinstance(source, Structure):
         return _initial(source), False
     path = Path(source)
@@ -46,6 +44,8 @@ def load_detector(source: str | Path | Structure) -> tuple[Detector, bool]:
         raise InputError(
             f"{path}: suffix is {path.suffix!r}; expected .safetensors (a checkpoint) or .json (a structure)"
         )
+    from .model import Detector  # after what needs no torch to be refused
+
     return Detector.from_checkpoint(path), True
 
 
@@ -101,13 +101,14 @@ def load_predictor(
         return load_exported(Path(str(source)), runtime=runtime, threads=threads)
     if runtime not in (None, "torch"):
         raise InputError(f"runtime is {runtime!r}; expected torch, or an exported model: maenas export {source}")
+    network = load_detector(source)[0]
     import torch
 
     from .reparam import deploy
 
     if threads is not None:
         torch.set_num_threads(threads)
-    model = deploy(load_detector(source)[0])
+    model = deploy(network)
     try:
         return model.to(device or "cpu")
     except (RuntimeError, AssertionError) as error:

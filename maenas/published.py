@@ -69,7 +69,7 @@ def load_published(name: str) -> Structure:
     known = name.lower()
     if known not in PUBLISHED:
         hint = did_you_mean(known, PUBLISHED)
-        raise StructureError(f"structure {name!r} is unknown; expected one of {', '.join(PUBLISHED)}{hint}")
+        raise StructureError(f"structure {name!r} is unknown; expected one of {', '.join(PUBLISHED)}, or a file{hint}")
     return load_structure(data_folder("structures") / f"{known}.json")
 
 

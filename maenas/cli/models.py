@@ -28,6 +28,7 @@ def open_model(source: str, *, runtime: str | None, device: str | None, threads:
     from pathlib import Path
 
     from maenas.cli.detector import bundled
+    from maenas.errors import OptionError
     from maenas.published import resolve_structure
 
     path = Path(source)
@@ -35,6 +36,10 @@ def open_model(source: str, *, runtime: str | None, device: str | None, threads:
         # The card of an export lies beside the file that it is about.
         exported = (path.with_suffix(suffix) for suffix in bundled("load").EXPORTED)
         path = next((file for file in exported if file.exists()), path)
+    if not path.exists() and (path.suffix or path.name != source):
+        raise OptionError(
+            f"{source}: no such file or folder; expected a checkpoint, an exported file or its folder, or a structure"
+        )
     # A bare word is a published network, unless the folder of an export has that name.
     random = path.suffix.lower() == ".json" or (not path.suffix and not path.exists())
     model = resolve_structure(source) if random else path

@@ -8,6 +8,7 @@ and that level becomes the usual one. Every finished attempt is a line of a jour
 
 from __future__ import annotations
 
+import logging
 import random
 import statistics
 import time
@@ -30,12 +31,17 @@ _REFERENCE_RUNS, _REFERENCE_SECONDS = 5, 0.05
 
 _FIRST_REFERENCES = 5
 _QUIET_SECONDS = 1.0
+_SILENT_SECONDS = 5.0
+"""Nothing is said of shorter waits."""
+
 _FORCED_ATTEMPTS = 8
 _LEVEL_READINGS, _LEVEL_QUANTILE = 24, 0.25
 """The usual time of the reference: this quantile of its latest readings. Disturbances only ever slow it."""
 
 MAX_BUSY_WITHOUT_SPARE = 0.1
 """Cores' worth of time that others may take where every core is measured: one thread waits for the slowest."""
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, float | None, str], None]
 """Called with measurements done, measurements in all, seconds left (None: unknown), and the key now measured."""
@@ -198,7 +204,7 @@ class _Campaign:
                 reason = f"the reference varied by {spread:.1%}; at most {self.settings.drift:.1%} is allowed"
             if not reason or self.settings.force:
                 return first
-            patience = self._wait(patience)
+            patience = self._wait(patience, reason)
             if patience <= 0:
                 raise DeviceBusyError(self._refusal("the reference", reason))
 
@@ -219,7 +225,7 @@ class _Campaign:
             if record.kept:
                 return
             if not self.settings.force and not last:
-                patience = self._wait(patience)
+                patience = self._wait(patience, record.reason)
             if last or patience <= 0:
                 where = f"{entry.key}: pass {pass_index + 1} was disturbed in {attempt} of {attempt} attempts"
                 raise DeviceBusyError(self._refusal(where, record.reason))
@@ -288,16 +294,20 @@ class _Campaign:
             f"at most {self.settings.max_change:.1%} is allowed"
         )
 
-    def _wait(self, patience: float) -> float:
+    def _wait(self, patience: float, reason: str) -> float:
         """Wait until others are quiet and the reference is as usual, which a lasting change of speed moves.
 
         Returns:
             What is left of the patience.
         """
+        waited = 0.0
         while patience > 0:
             with self.machine.guard() as guard:
                 self.machine.sleep(min(_QUIET_SECONDS, patience))
             patience -= _QUIET_SECONDS
+            waited += _QUIET_SECONDS
+            if waited == _SILENT_SECONDS:
+                _log.warning("other work disturbs the timings (%s); waiting, up to %.0f s more", reason, patience)
             if _busy_reason(guard, self.settings):
                 continue
             # Before the first readings there is no usual.
@@ -313,7 +323,8 @@ class _Campaign:
     def _refusal(self, where: str, reason: str) -> str:
         busiest = self.machine.busiest()
         now = f" (busiest now: {busiest})" if busiest else ""
-        return f"{where}: {reason}{now}; expected a machine with nothing else to do: stop other work, or use force"
+        expected = "stop other work, or keep disturbed timings with --force (maenas run: --keep-disturbed)"
+        return f"{where}: {reason}{now}; expected a machine with nothing else to do: {expected}"
 
 
 def _time_runs(run: OpenEntry, settings: Settings, machine: Machine) -> tuple[tuple[float, ...], float, float]:

@@ -227,7 +227,7 @@ def _cpu_seconds(psutil: Any, process: Any) -> float:  # noqa: ANN401
 
 
 def _psutil() -> Any:  # noqa: ANN401
-    return require("psutil", extra="profile", purpose="profiling")
+    return require("psutil", extra="profile", purpose="timing networks")
 
 
 def _ticks_per_second() -> int:

@@ -219,7 +219,10 @@ def test_wrong_options_are_one_line(maenas, model, photos, arguments, message, t
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("damo-yolo-x", "is unknown; expected one of"), ("none.safetensors", "none.safetensors"), ("a.pth", "a.pth")],
+    [
+        ("damo-yolo-x", "is unknown; expected one of"),
+        *((name, f"{name}: no such file or folder") for name in ("a.safetensors", "a.pth", "a.onnx", "a.json", "a/int8")),
+    ],
 )
 def test_wrong_models_are_one_line(maenas, photos, name, message):
     code, out, err = maenas(name, photos / "a.png")

@@ -245,11 +245,14 @@ def test_attempts_run_out(bench):
     assert sum(line.get("accepted") is False for line in bench.lines()) == 3
 
 
-def test_patience_runs_out(bench):
+def test_patience_runs_out(bench, caplog):
     bench.clock.busy = [0.0] + [0.9] * 100
-    with pytest.raises(DeviceBusyError, match=r"disturbed in 1 of 1 attempts"):
+    with pytest.raises(DeviceBusyError, match=r"disturbed in 1 of 1 attempts.*or keep disturbed timings with --force"):
         bench.run()
     assert bench.clock.slept == QUICK.patience_s
+    # Whoever waits is told why, once.
+    reason = "others took 0.90 of a core; at most 0.30 is allowed"
+    assert caplog.messages == [f"other work disturbs the timings ({reason}); waiting, up to 5 s more"]
 
 
 def test_time_off_the_processor_is_refused_for_one_thread_only(bench):

@@ -105,6 +105,8 @@ def read_model_file(path: Path | str) -> ModelFile:
     path = Path(path)
     if path.suffix == _IR:
         return _read_ir(path)
+    if not path.is_file():
+        raise ProfileError(f"{path}: no such file; expected an ONNX file")
     onnx = require("onnx", extra="profile", purpose="reading an ONNX file")
     try:
         model = onnx.load(str(path), load_external_data=False)
