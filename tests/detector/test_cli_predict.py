@@ -221,7 +221,10 @@ def test_wrong_options_are_one_line(maenas, model, photos, arguments, message, t
     ("name", "message"),
     [
         ("damo-yolo-x", "is unknown; expected one of"),
-        *((name, f"{name}: no such file or folder") for name in ("a.safetensors", "a.pth", "a.onnx", "a.json", "a/int8")),
+        *(
+            (name, f"{name}: no such file or folder")
+            for name in ("a.safetensors", "a.pth", "a.onnx", "a.json", "a/int8")
+        ),
     ],
 )
 def test_wrong_models_are_one_line(maenas, photos, name, message):
