@@ -116,9 +116,9 @@ def run_profile(
     check_target(target, force=force)
     backend = open_backend(question.backend, threads=question.threads, precision=question.precision, bridge=bridge)
     if not backend.has_layer_times:
+        raise ProfileError(f"backend {backend.name} gives no layer times; expected one that does")
     if not backend.accelerator:
         check_cores(question.threads)
-        raise ProfileError(f"backend {backend.name} gives no layer times; expected one that does")
     make_folder(work)
     claim_work(work, question)
     networks = _networks(question, work, export=export, exporting=exporting)
