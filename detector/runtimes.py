@@ -323,10 +323,10 @@ def _model_file(path: Path) -> Path:
                 return path / f"model{suffix}"
         found = sorted(file for file in path.iterdir() if file.suffix in READERS)
         if len(found) != 1:
-            names = ", ".join(file.name for file in found) or "none"
+            names = "the exported files " + ", ".join(file.name for file in found) if found else "no exported file"
             below = sorted(file.parent.name for suffix in READERS for file in path.glob(f"*/model{suffix}"))
             or_below = f", or one of its folders {', '.join(below)}" if below and not found else ""
-            raise ExportError(f"{path}: holds exported files {names}; expected model.onnx, or exactly one{or_below}")
+            raise ExportError(f"{path}: holds {names}; expected model.onnx, or exactly one{or_below}")
         return found[0]
     if path.suffix not in READERS:
         raise ExportError(f"{path}: suffix is {path.suffix!r}; expected {' or '.join(READERS)}, or a folder with one")

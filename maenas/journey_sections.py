@@ -62,8 +62,9 @@ def verdict(facts: Facts) -> str:
     what = f"<strong>{latency['final_ms']:.2f} ms</strong> measured, {signed(off)} % from the budget of {budget:g} ms"
     doubt = "" if latency["undisturbed"] else " Other work disturbed the timing: repeat it on a quiet machine."
     if latency["verdict"] == "missed":
-        where = "more" if off > 0 else "less"
-        return paragraph(f"<strong>Budget missed.</strong> {what}: {where} than 5 % away.{doubt}", "verdict bad")
+        lost = "too slow" if off > 0 else "faster than it had to be, at the cost of accuracy"
+        text = f"<strong>Budget missed by more than 5 %.</strong> {what}: {lost}.{doubt}"
+        return paragraph(text, "verdict bad")
     if off > 0:
         text = f"<strong>Budget met within 5 %, but above it.</strong> {what}.{doubt}"
         return paragraph(text, "verdict good")

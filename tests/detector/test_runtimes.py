@@ -184,7 +184,7 @@ def test_other_files_are_refused(copied, tmp_path):
     with pytest.raises(ExportError, match=r"suffix is '.pt'; expected .onnx or .xml or .engine"):
         load_exported(tmp_path / "model.pt")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ExportError, match=r"holds exported files none; expected model.onnx, or exactly one$"):
+    with pytest.raises(ExportError, match=r"holds no exported file; expected model.onnx, or exactly one$"):
         load_exported(tmp_path / "empty")
     with pytest.raises(ExportError, match=r"exactly one, or one of its folders export$"):
         load_exported(tmp_path)
