@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from maenas import __version__
 from maenas.errors import OutputError
-from maenas.files import make_folder, write_text_atomically
+from maenas.files import make_folder, sha256_of, write_text_atomically
 from maenas.journey import Journey, JourneyError, Step
 from maenas.records import build, require
 
@@ -196,14 +195,10 @@ def file_sha256(path: Path) -> str:
     Raises:
         JourneyError: It is missing or cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        return sha256_of(path)
     except OSError as error:
         raise JourneyError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

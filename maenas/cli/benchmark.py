@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from maenas.cli.benchmark_lines import FOREIGN, Line, PinnedEntry, find_models, image_size, make_lines, pinned_threads
+from maenas.cli.targets import check_new_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,8 +159,7 @@ def _out_files(arguments: argparse.Namespace) -> list[Path]:
         raise OutputError(f"{path}: suffix is {path.suffix}; expected .json, beside which .csv and .png are written")
     files = [path, path.with_suffix(".csv"), *([] if arguments.no_plot else [path.with_suffix(".png")])]
     for file in files:
-        if file.exists() and not arguments.force:
-            raise OutputError(f"{file}: exists already; expected a new file, or --force")
+        check_new_file(file, force=arguments.force)
     return files
 
 

@@ -201,8 +201,7 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 def _model(path: Path) -> Model:
-    import hashlib
-
+    from maenas.files import sha256_of
     from maenas.profiling.backends.model_file import METADATA_KEY, read_model_file
 
     precision: str | None
@@ -215,11 +214,6 @@ def _model(path: Path) -> Model:
         precision = "int8" if file.quantised else None
     digest = card.get("digest")
     parts = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
-    sha256 = hashlib.sha256()
-    for part in parts:
-        with part.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                sha256.update(chunk)
     return Model(
         label=str(path),
         path=path,
@@ -227,7 +221,7 @@ def _model(path: Path) -> Model:
         precision=precision,
         random_weights=(card.get("provenance") or {}).get("weights") == "random",
         digest=None if digest is None else str(digest),
-        sha256=sha256.hexdigest(),
+        sha256=sha256_of(*parts),
         size_bytes=sum(part.stat().st_size for part in parts),
     )
 

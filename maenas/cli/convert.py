@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maenas.cli.targets import check_new_file
+
 if TYPE_CHECKING:
     from maenas.structure import Structure
 
@@ -95,11 +97,8 @@ def _structure(arguments: argparse.Namespace) -> int:
 
 
 def _new_file(name: str, *, force: bool) -> Path:
-    from maenas.errors import OutputError
-
     path = Path(name)
-    if path.exists() and not force:
-        raise OutputError(f"{path}: exists already; expected a new file, or --force")
+    check_new_file(path, force=force)
     return path
 
 
@@ -134,12 +133,12 @@ def _weights(arguments: argparse.Namespace) -> int:
 
 
 def _to_ours(arguments: argparse.Namespace, path: Path) -> dict[str, Any]:
-    import hashlib
     from dataclasses import replace
 
     from maenas import __version__
     from maenas.cli.detector import bundled
     from maenas.errors import StructureError
+    from maenas.files import sha256_of
     from maenas.published import resolve_structure
 
     if arguments.structure is None:
@@ -155,8 +154,6 @@ def _to_ours(arguments: argparse.Namespace, path: Path) -> dict[str, Any]:
     source = Path(arguments.input)
     model = bundled("convert_official").load_official(source, structure, drop_background=arguments.drop_background)
     model = _in_form(model, arguments)
-    with source.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     checkpoint = bundled("checkpoint")
     checkpoint.save_checkpoint(
         checkpoint.Checkpoint(
@@ -165,7 +162,7 @@ def _to_ours(arguments: argparse.Namespace, path: Path) -> dict[str, Any]:
             names,
             provenance={
                 "source": source.name,
-                "sha256": digest,
+                "sha256": sha256_of(source),
                 "format": "official",
                 "converter": f"maenas {__version__}",
             },

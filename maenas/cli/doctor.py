@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maenas.cli.targets import check_new_file
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -129,8 +131,7 @@ def _out_file(arguments: argparse.Namespace) -> Path | None:
     out = Path(arguments.out)
     if out.suffix.lower() != ".png":
         raise OutputError(f"{out}: has the suffix {out.suffix or '(none)'}; expected .png")
-    if out.is_dir() or (out.exists() and not arguments.force):
-        raise OutputError(f"{out}: exists already; expected a new file, or --force")
+    check_new_file(out, force=arguments.force and not out.is_dir())  # a folder is never replaced
     if not out.absolute().parent.is_dir():
         raise OutputError(f"{out}: there is no folder {out.parent}; expected an existing one")
     return out
@@ -164,7 +165,9 @@ def _print_splits(report: Any, screen: Console) -> None:  # noqa: ANN401
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(_printable(str(report.source))), title_justify="left")
+    from maenas.cli.report import printable
+
+    table = Table(title=Text(printable(str(report.source))), title_justify="left")
     headings = ("split", "images", "empty", "boxes", "ignored", "small", "medium", "large", "size / image")
     for heading in (*headings, "most boxes"):
         table.add_column(heading, justify="left" if heading == "split" else "right")
@@ -185,6 +188,8 @@ def _print_classes(report: Any, screen: Console) -> None:  # noqa: ANN401
     from rich.table import Table
     from rich.text import Text
 
+    from maenas.cli.report import printable
+
     table = Table(title="boxes per class (images with the class)", title_justify="left")
     table.add_column("label", justify="right")
     table.add_column("class")
@@ -193,7 +198,7 @@ def _print_classes(report: Any, screen: Console) -> None:  # noqa: ANN401
     shown = report.class_names[:_NUM_CLASSES_SHOWN]
     for label, name in enumerate(shown):
         cells = [f"{one.boxes_per_class[label]} ({one.images_per_class[label]})" for one in report.splits.values()]
-        table.add_row(str(label), Text(_printable(name)), *cells)
+        table.add_row(str(label), Text(printable(name)), *cells)
     screen.print(table)
     rest = len(report.class_names) - len(shown)
     if rest:
@@ -203,12 +208,14 @@ def _print_classes(report: Any, screen: Console) -> None:  # noqa: ANN401
 def _print_findings(report: Any, screen: Console) -> None:  # noqa: ANN401
     from rich.text import Text
 
+    from maenas.cli.report import printable
+
     for finding in report.findings:
         style = _STYLES[finding.severity]
         line = Text.assemble((f"{finding.severity}:", style), f" {finding.title}: {finding.count} [{finding.code}]")
         screen.print(line, soft_wrap=True)
         for example in finding.examples:
-            screen.print(Text(f"    {_printable(example)}"), soft_wrap=True)
+            screen.print(Text(f"    {printable(example)}"), soft_wrap=True)
         rest = finding.count - len(finding.examples)
         if rest:
             screen.print(f"    ... and {rest} more")
@@ -216,8 +223,3 @@ def _print_findings(report: Any, screen: Console) -> None:  # noqa: ANN401
         screen.print("images were not decoded (--quick): no search for copies and for files that are cut short")
     if not report.findings:
         screen.print("nothing to complain about")
-
-
-def _printable(text: str) -> str:
-    """File names may hold bytes that are no text."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

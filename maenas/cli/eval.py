@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from maenas.cli.eval_report import COMPARISON, RECORD, print_comparison, print_evaluation
 from maenas.cli.models import RUNTIMES
+from maenas.cli.targets import check_new_folder
 from maenas.cli.tiles import add_tile_arguments, parse_tiling
 
 if TYPE_CHECKING:
@@ -234,31 +235,24 @@ def _conditions(predictor: Any, threads: int | None) -> dict[str, Any]:  # noqa:
 
 def _sha256(model: str, predictor: Any) -> str:  # noqa: ANN401
     """Of the file, for OpenVINO's of both files."""
-    import hashlib
     from pathlib import Path
 
+    from maenas.files import sha256_of
+
     path = Path(getattr(predictor, "path", model))
-    digest = hashlib.sha256()
-    for part in (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,):
-        with part.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(path, path.with_suffix(".bin")) if path.suffix == ".xml" else sha256_of(path)
 
 
 def _out_folder(arguments: argparse.Namespace) -> Path:
     """A folder that is new or empty, or --force."""
     from pathlib import Path
 
-    from maenas.errors import OutputError
-
     if arguments.out:
         out = Path(arguments.out)
     else:
         model = _file_name(arguments.models[0]) if len(arguments.models) == 1 else "compare"
         out = Path("runs", "eval", _safe(f"{model}-{_data_name(Path(arguments.data))}-{arguments.split}"))
-    if out.is_dir() and any(out.iterdir()) and not arguments.force:
-        raise OutputError(f"{out}: holds files already; expected a new folder, or --force")
+    check_new_folder(out, force=arguments.force)
     return out
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maenas.cli.detector import bundled
-from maenas.errors import MaenasError, OutputError
+from maenas.errors import OptionError, OutputError
 
 HELP = "write a checkpoint as ONNX, OpenVINO or TensorRT files that were proved equal to it"
 EXAMPLE = "maenas export runs/search/structure.json"
@@ -16,10 +16,6 @@ FORMATS = ("onnx", "openvino", "tensorrt")
 CALIBRATION_IMAGES = 100
 DIFFERENT = 1
 """Exit status where an artifact that differs from torch was kept by force."""
-
-
-class OptionError(MaenasError, ValueError):
-    """An option of the verb that is malformed or does not go with the others."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,9 +97,10 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from maenas.cli.export_report import print_reports, record
+    from maenas.cli.question import parse_names
     from maenas.published import PUBLISHED, resolve_structure
 
-    formats = _listed(arguments.format, "--format", FORMATS)
+    formats = parse_names(arguments.format, FORMATS, option="--format")
     options = _options(arguments)
     _check(arguments)
     source: Any = arguments.model
@@ -142,19 +139,11 @@ def run(arguments: argparse.Namespace) -> int:
     return DIFFERENT if any(report.complaints for report in reports) else 0
 
 
-def _listed(text: str, option: str, choices: tuple[str, ...]) -> list[str]:
-    """Distinct names between commas."""
-    names = [name.strip() for name in text.split(",")]
-    if not set(names) <= set(choices) or len(set(names)) != len(names):
-        raise OptionError(f"{option} is {text!r}; expected one or more of {','.join(choices)}, each once")
-    return names
-
-
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the artifacts hold, as `ExportOptions` names it."""
-    from maenas.cli.question import parse_image_size
+    from maenas.cli.question import parse_image_size, parse_names
 
-    free = [] if arguments.dynamic is None else _listed(arguments.dynamic, "--dynamic", ("batch", "size"))
+    free = [] if arguments.dynamic is None else parse_names(arguments.dynamic, ("batch", "size"), option="--dynamic")
     options: dict[str, Any] = {
         "outputs": "nms" if arguments.nms == "end2end" else "decoded",
         "precision": arguments.precision,

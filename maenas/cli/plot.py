@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from maenas.cli.targets import check_new_file
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -112,7 +114,7 @@ def _files(arguments: argparse.Namespace) -> list[tuple[Path, Path]]:
     """
     from pathlib import Path
 
-    from maenas.errors import OutputError, PlotError
+    from maenas.errors import PlotError
 
     files = []
     for name in arguments.out:
@@ -121,8 +123,7 @@ def _files(arguments: argparse.Namespace) -> list[tuple[Path, Path]]:
             raise PlotError(f"--out is {name!r}; expected a file that ends in {', '.join(SUFFIXES)}")
         files.append((picture, picture.with_suffix(".csv")))
     for path in {path for pair in files for path in pair}:
-        if path.exists() and not arguments.force:
-            raise OutputError(f"{path}: exists already; expected a new file, or --force")
+        check_new_file(path, force=arguments.force)
     return files
 
 

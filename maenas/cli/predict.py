@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from maenas.cli.models import RUNTIMES
 from maenas.cli.predict_output import LINES, Output, Tally, safe_name, terminated_like_interrupted, work_through
+from maenas.cli.targets import check_new_folder
 from maenas.cli.tiles import add_tile_arguments, parse_tiling
 
 if TYPE_CHECKING:
@@ -72,14 +73,12 @@ def run(arguments: argparse.Namespace) -> int:
     predictor, random = open_model(
         arguments.model, runtime=arguments.runtime, device=arguments.device, threads=arguments.threads
     )
-    usual = bundled("predict").usual_thresholds(predictor)
-    score = usual[0] if arguments.score is None else arguments.score
-    iou = usual[1] if arguments.iou is None else arguments.iou
+    settings = _settings(arguments, predictor, size=size, tiling=tiling)
     stream = bundled("predict").predict_stream(
         predictor,
         source,
-        score_threshold=score,
-        iou_threshold=iou,
+        score_threshold=settings["score_threshold"],
+        iou_threshold=settings["iou_threshold"],
         max_detections=arguments.max_detections,
         batch_size=arguments.batch,
         image_size=size,
@@ -97,14 +96,6 @@ def run(arguments: argparse.Namespace) -> int:
         overlay=arguments.overlay,
         max_images=arguments.max_images,
     )
-    settings = {
-        "score_threshold": score,
-        "iou_threshold": iou,
-        "max_detections": arguments.max_detections,
-        "image_size": list(size or predictor.image_size),
-        "classes": arguments.classes,
-        "tiling": None if tiling is None else asdict(tiling),
-    }
     record = {
         "schema_version": SCHEMA_VERSION,
         "model": {"source": arguments.model, "structure": structure_digest(predictor), "random_weights": random},
@@ -120,17 +111,34 @@ def run(arguments: argparse.Namespace) -> int:
         with terminated_like_interrupted(source):
             work_through(stream, source, output, tally)
     except (KeyboardInterrupt, MaenasError):
-        if source.fps is not None and not arguments.pictures:
-            for entry in tally.images:
-                entry.pop("drawn", None)  # the video was given up
-        if tally.num_images:
-            _write_record(record | _stream_facts(tally, source), out)
+        _keep_what_was_found(record, tally, output, source)
         raise
     _refuse_nothing(source.name, tally)
     record |= {"complete": True, **_stream_facts(tally, source)}
     _write_record(record, out)
     _report(record, tally, output, source, as_json=arguments.json)
     return 0
+
+
+def _settings(
+    arguments: argparse.Namespace,
+    predictor: Any,  # noqa: ANN401
+    *,
+    size: tuple[int, int] | None,
+    tiling: Any,  # noqa: ANN401
+) -> dict[str, Any]:
+    """How the network is asked: what the user says, else what is usual for it."""
+    from maenas.cli.detector import bundled
+
+    score, iou = bundled("predict").usual_thresholds(predictor)
+    return {
+        "score_threshold": score if arguments.score is None else arguments.score,
+        "iou_threshold": iou if arguments.iou is None else arguments.iou,
+        "max_detections": arguments.max_detections,
+        "image_size": list(size or predictor.image_size),
+        "classes": arguments.classes,
+        "tiling": None if tiling is None else asdict(tiling),
+    }
 
 
 def _out_folder(arguments: argparse.Namespace, source: Any) -> Path:  # noqa: ANN401
@@ -149,9 +157,17 @@ def _out_folder(arguments: argparse.Namespace, source: Any) -> Path:  # noqa: AN
         out = Path("runs", "predict", safe_name(name) or "images")
     if out.resolve() in {parent.resolve() for parent in {path.parent for path in source.paths}}:
         raise OutputError(f"{out}: is where the images are read from; expected another --out")
-    if out.is_dir() and any(out.iterdir()) and not arguments.force:
-        raise OutputError(f"{out}: holds files already; expected a new folder, or --force")
+    check_new_folder(out, force=arguments.force)
     return out
+
+
+def _keep_what_was_found(record: dict[str, Any], tally: Tally, output: Output, source: Any) -> None:  # noqa: ANN401
+    """Record the images before an interruption or an error; a video that was begun is given up."""
+    if source.fps is not None and not output.pictures:
+        for entry in tally.images:
+            entry.pop("drawn", None)
+    if tally.num_images:
+        _write_record(record | _stream_facts(tally, source), output.folder)
 
 
 def _write_record(record: dict[str, Any], out: Path) -> None:
@@ -223,7 +239,7 @@ def _print_summary(tally: Tally, out: Path, source: Any) -> None:  # noqa: ANN40
     from rich.markup import escape
     from rich.table import Table
 
-    from maenas.cli.report import console
+    from maenas.cli.report import console, printable
 
     screen = console()
     table = Table(show_header=False)
@@ -240,7 +256,7 @@ def _print_summary(tally: Tally, out: Path, source: Any) -> None:  # noqa: ANN40
     table.add_row("objects", str(tally.num_objects))
     shown = tally.found.most_common(10)
     for name, count in shown:
-        table.add_row(f"  {escape(_printable(name))}", str(count))
+        table.add_row(f"  {escape(printable(name))}", str(count))
     if len(tally.found) > len(shown):
         table.add_row(
             f"  {len(tally.found) - len(shown)} more classes", str(tally.found.total() - sum(dict(shown).values()))
@@ -251,17 +267,14 @@ def _print_summary(tally: Tally, out: Path, source: Any) -> None:  # noqa: ANN40
         table.add_row("other files, ignored", str(source.num_ignored))
     screen.print(table)
     for entry in tally.skipped:
-        screen.print(f"skipped: {_printable(entry['reason'])}", markup=False, soft_wrap=True)
-    screen.print(f"written: {_printable(str(out))}/{RECORD}" + _drawn(tally), markup=False, soft_wrap=True)
+        screen.print(f"skipped: {printable(entry['reason'])}", markup=False, soft_wrap=True)
+    screen.print(f"written: {printable(str(out))}/{RECORD}" + _drawn(tally), markup=False, soft_wrap=True)
 
 
 def _drawn(tally: Tally) -> str:
+    from maenas.cli.report import printable
+
     lines = f", {LINES}" if tally.last_frame >= 0 else ""
     if len(tally.files) == 1:
-        return f"{lines}, {_printable(next(iter(tally.files)))}"
+        return f"{lines}, {printable(next(iter(tally.files)))}"
     return f"{lines}, {len(tally.files)} drawn images" if tally.files else lines
-
-
-def _printable(text: str) -> str:
-    """File names may hold bytes that are no text."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -6,6 +6,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from maenas.evolve import Settings
     from maenas.latency.table import LatencyTable
     from maenas.search import Request
     from maenas.spaces import SearchSpace
@@ -125,6 +128,25 @@ def parse_image_size(text: str, *, option: str = "--image-size") -> tuple[int, i
     return int(parts[0]), int(parts[-1])
 
 
+def parse_names(text: str, choices: Sequence[str], *, option: str) -> tuple[str, ...]:
+    """Distinct names between commas, in the user's order.
+
+    Args:
+        text: What the user wrote.
+        choices: The names that there are.
+        option: After which option, for messages.
+
+    Raises:
+        OptionError: Another name, or one twice.
+    """
+    from maenas.errors import OptionError
+
+    names = tuple(name.strip() for name in text.split(","))
+    if not set(names) <= set(choices) or len(set(names)) != len(names):
+        raise OptionError(f"{option} is {text!r}; expected one or more of {','.join(choices)}, each once")
+    return names
+
+
 def parse_margin(text: str | None) -> float:
     """`1sigma`, `0.5sigma` or None as a number of standard deviations.
 
@@ -145,8 +167,16 @@ def parse_margin(text: str | None) -> float:
     return value
 
 
-def request_from(arguments: argparse.Namespace, latency_ms: float | None, **others: object) -> Request:
-    """The resolved question; `others` go to `resolve_request`."""
+def request_from(
+    arguments: argparse.Namespace,
+    latency_ms: float | None,
+    *,
+    solver: str | None = None,
+    top_k: int = 5,
+    settings: Settings | None = None,
+    workers: int = 1,
+) -> Request:
+    """The resolved question of the options that all verbs share; the others as in `maenas.search.search`."""
     from maenas.budgets import Budget, parse_budget
     from maenas.search import resolve_request
 
@@ -168,7 +198,10 @@ def request_from(arguments: argparse.Namespace, latency_ms: float | None, **othe
         margin_sigmas=parse_margin(arguments.margin),
         variant=arguments.variant,
         extrapolate=arguments.allow_extrapolation,
-        **others,  # type: ignore[arg-type]
+        top_k=top_k,
+        solver=solver,
+        settings=settings,
+        workers=workers,
     )
     if request.goal.table is not None:
         warn_if_stale(request.goal.table)

@@ -24,6 +24,11 @@ def console() -> Console:
     return out if out.is_terminal else Console(highlight=False, width=max(out.width, WIDTH))
 
 
+def printable(text: str) -> str:
+    """A file's name as it can be printed: it may hold bytes that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def stage_table(structure: Structure) -> Table:
     """The backbone stage by stage, then neck and head."""
     backbone, neck, head = structure.backbone, structure.neck, structure.head

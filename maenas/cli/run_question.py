@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from maenas.budgets import parse_amount
 from maenas.cli.detector import bundled
-from maenas.cli.question import parse_image_size, parse_margin, space_from
+from maenas.cli.question import parse_image_size, parse_margin, parse_names, space_from
 from maenas.cli.run_words import check_training, front_words, given_words, search_words, train_words
 from maenas.files import make_folder
 from maenas.journey import Device, Journey, JourneyError, card_file
@@ -140,7 +140,7 @@ def ask(arguments: argparse.Namespace, *, options: Sequence[tuple[str, str]]) ->
         if value is not None and value < low:
             raise JourneyError(f"{option} is {value}; expected {low} or more")
     if arguments.precision is not None:
-        _listed(arguments.precision)
+        parse_names(arguments.precision, PRECISIONS, option="--precision")
     data = bundled("data.source").load_data(arguments.data)
     weights = None if arguments.weights is None else Path(arguments.weights)
     exported = _exported(arguments.exported or ())
@@ -167,7 +167,7 @@ def ask(arguments: argparse.Namespace, *, options: Sequence[tuple[str, str]]) ->
         if value and Path(value).is_file()
     ]
     entries = (*(Entry(name, value) for name, value in options), Entry("annotations of --data", digest), *named)
-    out = Path(arguments.out) if arguments.out else _default_out(arguments, data)
+    out = Path(arguments.out) if arguments.out else _default_out(arguments)
     return Asked(arguments, entries, out, budget_ms, data, digest, space, given, weights, exported)
 
 
@@ -262,7 +262,7 @@ def _digest(data: Any) -> str:  # noqa: ANN401
     return hashlib.sha256(":".join(parts).encode()).hexdigest()[:16]
 
 
-def _default_out(arguments: argparse.Namespace, data: Any) -> Path:  # noqa: ANN401
+def _default_out(arguments: argparse.Namespace) -> Path:
     """`runs/run/<data>-<device>-<budget>`."""
     path = Path(arguments.data).resolve()
     name = path.parent.name if path.stem in ("data", "dataset") else path.stem
@@ -330,14 +330,7 @@ def _new_device(asked: Asked) -> Device:
 def _precisions(text: str | None, device: Device, exported: dict[str, Path]) -> tuple[str, ...]:
     """Precisions of the exports: those asked for, else those given, else the table's."""
     if text is not None:
-        return _listed(text)
+        return parse_names(text, PRECISIONS, option="--precision")
     if exported:
         return tuple(exported)
     return (device.precision if device.precision == "fp16" else "fp32",)
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    names = [name.strip() for name in text.split(",")]
-    if not set(names) <= set(PRECISIONS) or len(set(names)) != len(names):
-        raise JourneyError(f"--precision is {text!r}; expected one or more of {','.join(PRECISIONS)}, each once")
-    return tuple(names)

@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import Any
 
+from maenas.cli.targets import check_new_file
+
 HELP = "draw training images with their boxes, as augmentation makes them"
 EXAMPLE = "maenas show-data data.yaml --progress 1 --out samples.png"
 
@@ -51,8 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     if out.suffix.lower() != ".png":
         raise OutputError(f"{out}: expected a name that ends in .png")
-    if out.exists() and not arguments.force:
-        raise OutputError(f"{out}: exists already; expected a new name, or --force")
+    check_new_file(out, force=arguments.force)
     for name, fits, expected in (
         ("count", 1 <= arguments.count <= 400, "1 ... 400"),
         ("seed", arguments.seed >= 0, "at least 0"),

@@ -11,17 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maenas.errors import MaenasError
+from maenas.errors import OptionError
 
 if TYPE_CHECKING:
     from maenas.structure import Structure
 
 HELP = "train a network on a data set"
 EXAMPLE = "maenas train damo-yolo-ns --data data.yaml --recipe small-data --image-size 320 --out runs/train/cells"
-
-
-class OptionError(MaenasError, ValueError):
-    """An option of the verb that is malformed or does not go with the others."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

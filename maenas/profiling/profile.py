@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from maenas.errors import ProfileError
-from maenas.files import make_folder, write_text_atomically
+from maenas.files import make_folder, sha256_of, write_text_atomically
 from maenas.latency.table_write import check_target, write_table
 from maenas.profiling.backends import Backend, Bridge, open_backend
 from maenas.profiling.backends.reference import write_reference
@@ -243,6 +242,6 @@ def flags_of(records: Iterable[Record]) -> tuple[str, ...]:
 
 def _sha256(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise ProfileError(f"{path}: cannot be read ({error.strerror or error}); expected an ONNX file") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from detector.onnx_trace import fold_scales, map_names
 from detector.reparam import deploy
 from detector.standardise import random_images, standardise
 from detector.types import Detections
+from maenas.cli import export
 from maenas.structure import Structure
 
 
@@ -93,3 +95,10 @@ def halve(proto, maps):
     graph.node.insert(0, onnx.helper.make_node("Cast", ["images"], ["images_half"], to=half))
     for name in maps:
         graph.node.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=full))
+
+
+def run_export(*words: object) -> int:
+    """`maenas export` in this process; its errors are raised."""
+    parser = argparse.ArgumentParser()
+    export.add_arguments(parser)
+    return export.run(parser.parse_args([str(word) for word in words]))

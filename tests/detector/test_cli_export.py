@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
 import pytest
@@ -13,7 +12,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("safetensors")
 
-from export_cases import quick_trace  # noqa: E402
+from export_cases import quick_trace, run_export  # noqa: E402
 from network_cases import random_structure, with_image_size  # noqa: E402
 
 from detector import export_graph, onnx_tail  # noqa: E402
@@ -41,14 +40,8 @@ def structure_file(tmp_path):
     return path
 
 
-def call(*arguments):
-    parser = argparse.ArgumentParser()
-    verb.add_arguments(parser)
-    return verb.run(parser.parse_args([str(argument) for argument in arguments]))
-
-
 def test_a_structure_is_exported_with_a_warning(structure_file, tmp_path, capsys):
-    assert call(structure_file, "--out", tmp_path / "out") == 0
+    assert run_export(structure_file, "--out", tmp_path / "out") == 0
     shown = capsys.readouterr()
     assert "RANDOM" in shown.err
     assert "model.onnx" in shown.out and "onnxruntime" in shown.out and "differences from torch" in shown.out
@@ -63,7 +56,7 @@ def test_a_checkpoint_is_exported_without_one(tmp_path, capsys):
     save_checkpoint(Checkpoint(structure, Detector(structure).state_dict(), names), tmp_path / "best.safetensors")
     options = ["--nms", "end2end", "--dynamic", "batch", "--score", "0.1", "--iou", "0.5", "--max-detections", "7"]
     options += ["--image-size", "32x96", "--json"]
-    assert call(tmp_path / "best.safetensors", "--out", tmp_path / "out", *options) == 0
+    assert run_export(tmp_path / "best.safetensors", "--out", tmp_path / "out", *options) == 0
     shown = capsys.readouterr()
     assert "WARNING" not in shown.err and "comparing with torch" in shown.err
     whole = json.loads(shown.out)
@@ -80,20 +73,20 @@ def test_a_checkpoint_is_exported_without_one(tmp_path, capsys):
 
 def test_an_existing_export_is_kept_unless_forced(structure_file, tmp_path):
     arguments = [structure_file, "--out", tmp_path / "out", "--no-verify"]
-    call(*arguments)
+    run_export(*arguments)
     before = (tmp_path / "out" / "model.onnx").read_bytes()
     with pytest.raises(OutputError, match=r"model.onnx: exists already; expected a new folder, or --force"):
-        call(*arguments, "--precision", "fp16")
+        run_export(*arguments, "--precision", "fp16")
     assert (tmp_path / "out" / "model.onnx").read_bytes() == before
-    call(*arguments, "--precision", "fp16", "--force")
+    run_export(*arguments, "--precision", "fp16", "--force")
     assert load_exported(tmp_path / "out").card.precision == "fp16"
 
 
 def test_another_format_by_force_leaves_nothing_of_the_first(structure_file, tmp_path):
     pytest.importorskip("openvino")
-    assert call(structure_file, "--out", tmp_path / "out", "--no-verify") == 0
+    assert run_export(structure_file, "--out", tmp_path / "out", "--no-verify") == 0
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    assert call(structure_file, "--out", tmp_path / "out", "--no-verify", "--format", "openvino", "--force") == 0
+    assert run_export(structure_file, "--out", tmp_path / "out", "--no-verify", "--format", "openvino", "--force") == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["model.bin", "model.json", "model.xml", "notes.txt"]
     assert load_exported(tmp_path / "out").runtime == "openvino"
@@ -103,16 +96,16 @@ def test_a_place_that_cannot_be_written_is_said_at_once(structure_file, tmp_path
     monkeypatch.setattr(export_graph, "trace", None)  # nothing is traced
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"model\.onnx: cannot be written \(.*file is no folder\)"):
-        call(structure_file, "--out", tmp_path / "file" / "below" / "out")
+        run_export(structure_file, "--out", tmp_path / "file" / "below" / "out")
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(OutputError, match=r"model\.onnx: cannot be written \(no permission to write in .*\)"):
-        call(structure_file, "--out", tmp_path / "out")
+        run_export(structure_file, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_default_folder_is_named_after_the_model(structure_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    call(structure_file, "--no-verify", "--dynamic", "size")
+    run_export(structure_file, "--no-verify", "--dynamic", "size")
     assert "NOT VERIFIED" in capsys.readouterr().out
     assert load_exported("runs/export/structure").card.input.shape == (1, 3, None, None)
 
@@ -135,21 +128,21 @@ def test_the_default_folder_is_named_after_the_model(structure_file, tmp_path, m
 )
 def test_wrong_options_are_refused(structure_file, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
-        call(structure_file, "--out", tmp_path / "out", *options)
+        run_export(structure_file, "--out", tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_model_is_refused(tmp_path):
     with pytest.raises(StructureError, match="did you mean damo-yolo-t"):
-        call("damo-yolo-tt", "--out", tmp_path / "out")
+        run_export("damo-yolo-tt", "--out", tmp_path / "out")
     with pytest.raises(MaenasError, match=r"none.safetensors"):
-        call(tmp_path / "none.safetensors", "--out", tmp_path / "out")
+        run_export(tmp_path / "none.safetensors", "--out", tmp_path / "out")
 
 
 def test_several_formats_get_a_folder_each_and_half_precision_on_this_cpu_is_told(structure_file, tmp_path, capsys):
     pytest.importorskip("openvino")
     options = ["--format", "onnx,openvino", "--precision", "fp16", "--dynamic", "batch,size"]
-    assert call(structure_file, "--out", tmp_path / "out", *options) == 0
+    assert run_export(structure_file, "--out", tmp_path / "out", *options) == 0
     found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
     assert found == {
         "onnx/model.onnx",
@@ -179,9 +172,9 @@ def test_a_wrong_artifact_is_kept_by_force_only_and_says_so(structure_file, tmp_
 
     monkeypatch.setattr(onnx_tail, "box_frame", shifted)
     with pytest.raises(ExportError, match=r"boxes differs from torch by 4 in onnxruntime.*; no file was written"):
-        call(structure_file, "--out", tmp_path / "out")
+        run_export(structure_file, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert call(structure_file, "--out", tmp_path / "out", "--force") == verb.DIFFERENT
+    assert run_export(structure_file, "--out", tmp_path / "out", "--force") == verb.DIFFERENT
     assert "is WRONG and was kept by --force: boxes differs from torch by 4" in capsys.readouterr().err
     parity = read_card(tmp_path / "out" / "model.onnx").parity
     assert not parity["passed"]

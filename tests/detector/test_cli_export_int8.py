@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import shutil
@@ -16,21 +15,14 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("safetensors")
 
 from evaluation_cases import write_scenes  # noqa: E402
-from export_cases import lively_in_training, quick_trace, small_structure  # noqa: E402
+from export_cases import lively_in_training, quick_trace, run_export, small_structure  # noqa: E402
 
 from detector import export_graph, export_parity  # noqa: E402
 from detector.artifact_files import read_card  # noqa: E402
 from detector.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
-from maenas.cli import export as verb  # noqa: E402
 from maenas.errors import MaenasError  # noqa: E402
 
 pytestmark = pytest.mark.export
-
-
-def call(*arguments):
-    parser = argparse.ArgumentParser()
-    verb.add_arguments(parser)
-    return verb.run(parser.parse_args([str(argument) for argument in arguments]))
 
 
 def test_a_checkpoint_becomes_int8(tmp_path, monkeypatch, capsys):
@@ -44,7 +36,7 @@ def test_a_checkpoint_becomes_int8(tmp_path, monkeypatch, capsys):
     save_checkpoint(Checkpoint(model.structure, model.state_dict(), data.class_names), tmp_path / "best.safetensors")
     options = ["--precision", "int8", "--data", tmp_path / "scenes", "--calibration-images", "3", "--json"]
     options += ["--sensitivity", tmp_path / "sensitivity", "--max-drop", "1", "--seven-bits"]
-    assert call(tmp_path / "best.safetensors", "--out", tmp_path / "out", *options) == 0
+    assert run_export(tmp_path / "best.safetensors", "--out", tmp_path / "out", *options) == 0
     shown = capsys.readouterr()
     assert "calibrating with 3 images" in shown.err and "int8 keeps AP" in shown.err
     (record,) = json.loads(shown.out)["artifacts"]
@@ -72,5 +64,5 @@ def test_a_checkpoint_becomes_int8(tmp_path, monkeypatch, capsys):
 )
 def test_options_that_do_not_fit(tmp_path, options, message):
     with pytest.raises(MaenasError) as error:
-        call("damo-yolo-t", "--out", tmp_path / "out", *options)
+        run_export("damo-yolo-t", "--out", tmp_path / "out", *options)
     assert message in str(error.value)

@@ -15,13 +15,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 pytest.importorskip("cv2")
 
+from cli_cases import answer  # noqa: E402
 from training_cases import FAST, tiny_structure, write_rectangles  # noqa: E402
 
 import detector.evaluate_sources as evaluate_sources  # noqa: E402
 from detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
 from detector.config import load_config  # noqa: E402
 from detector.model import Detector  # noqa: E402
-from maenas.cli.main import main  # noqa: E402
 from maenas.cli.train import _frozen_parts  # noqa: E402
 from maenas.structure import save_structure  # noqa: E402
 
@@ -58,13 +58,7 @@ def maenas(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in ("train", *arguments)])
-        except SystemExit as stop:  # argparse
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return answer(capsys, "train", *arguments)
 
     return run
 
