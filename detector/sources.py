@@ -113,6 +113,8 @@ def open_source(source: Any) -> Source:  # noqa: ANN401
 
 def _from_path(source: str | Path) -> Source:
     text, path = str(source), Path(source)
+    if not text:
+        raise InputError("source is ''; expected an image, a video, a folder, a pattern, a camera's number or a URL")
     if not path.exists() and (address := live_address(text)) is not None:
         return _from_recording(text) if is_recording(address) else _from_live(Live(address))
     if path.is_dir():

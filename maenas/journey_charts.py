@@ -90,9 +90,11 @@ def latency_chart(facts: Mapping[str, Any]) -> Chart:
         axes.set_xlabel(f"ms per image; line: the budget of {budget:g} ms, band: 5 % around it", color=SOFT)
 
     words = "; ".join(f"{label} {value:.2f} ms" for label, value, *_ in rows)
-    return _chart(
-        "latency", "Latency against the budget", f"The budget is {budget:g} ms; {words}.", draw, 0.9 + 0.52 * len(rows)
+    bars = "Bar: one sigma of the prediction" + (
+        "" if latency["final"] is None else "; of the trained network from the fastest run to the 90th percentile"
     )
+    text = f"The budget is {budget:g} ms; {words}. {bars}."
+    return _chart("latency", "Latency against the budget", text, draw, 0.9 + 0.52 * len(rows))
 
 
 def search_chart(facts: Mapping[str, Any]) -> Chart | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 
 from maenas.journey_html import Section, code, duration, esc, paragraph, table
@@ -17,7 +18,7 @@ def deploy_section(facts: Facts) -> Section:
     choose = ', runtime="openvino"' if runtime == "openvino" and first["format"] == "onnx" else ""
     python = (
         "from detector.runtime import load\n\n"
-        f'model = load("{first["folder"]}/model.json"{choose})\n'
+        f"model = load({json.dumps(first['folder'] + '/model.json', ensure_ascii=False)}{choose})\n"
         f'for box, score, label, name in model.predict("photo.jpg", score_threshold={score}):\n'
         "    print(name, round(score, 3), box)\n"
     )

@@ -124,7 +124,7 @@ def page_html(drawn: Drawn, groups: Sequence[Group], *, title: str, notes: Seque
         for curve in drawn.curves
     )
     return _PAGE.format(
-        title=html.escape(title or "latency and accuracy"),
+        title=html.escape(title or "Accuracy against latency"),
         switches=switches,
         # Without the declaration and the document type, which belong to files of their own.
         svg=svg[svg.index("<svg") :],

@@ -97,7 +97,7 @@ def _points_of(
     if not latencies:
         what = "an AP but no latency" if evaluations else "neither AP nor latency"
         facts.notes.append(
-            f"structure {digest}: has {what}; expected a file of maenas benchmark for it, or --predict TABLE"
+            f"{_called(digest, structure)}: has {what}; expected a file of maenas benchmark for it, or --predict TABLE"
         )
     points = []
     for latency in latencies:
@@ -107,6 +107,11 @@ def _points_of(
         for accuracy in accuracies:
             points.append(_point(digest, structure, latency, accuracy))
     return points
+
+
+def _called(digest: str, structure: Structure | None) -> str:
+    """A structure for a note: by its name too, where it has one."""
+    return f"structure {digest}" if structure is None else f"structure {structure.name} {digest}".replace("  ", " ")
 
 
 def _latencies(
@@ -133,7 +138,7 @@ def _latencies(
         try:
             latency = _priced(structure, table, frontier)
         except LatencyTableError as error:
-            facts.notes.append(f"structure {digest}: has no prediction; {error}")
+            facts.notes.append(f"{_called(digest, structure)}: has no prediction; {error}")
         else:
             predicted[latency.conditions] = latency
     return [*measured.values(), *(latency for how, latency in predicted.items() if how not in measured)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from maenas.errors import MaenasError
 
 T = TypeVar("T")
-FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 """For tests that write into their `tmp_path`, which examples may share."""
 
 NUMBERS = st.integers(-2, 40) | st.floats() | st.sampled_from([2**31, 2**63, -(2**63) - 1, 10**400, 1e308, 5e-324])

@@ -151,6 +151,7 @@ def test_mixing_needs_a_word(plot, here):
         (["runs", "--out", "a.svg", "--device", "T5"], "no point is left to draw"),
         (["runs", "--out", "a.svg", "--points", "none.csv"], "none.csv: cannot be read as text"),
         (["damo-yolo-t", "--predict", "t5", "--out", "a.svg"], "t5"),
+        (["damo-yolo-t", "--out", "a.svg"], "nothing of the runs can be drawn: structure damo-yolo-t "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -129,6 +129,7 @@ def _files(arguments: argparse.Namespace) -> list[tuple[Path, Path]]:
 
 def _points(arguments: argparse.Namespace) -> tuple[list[Point], list[str]]:
     """All points that filters leave, and what was left out on the way."""
+    from maenas.errors import PlotError
     from maenas.frontier import load_frontier
     from maenas.plot_points import Filters, frontier_points
     from maenas.plot_runs import run_points
@@ -145,6 +146,8 @@ def _points(arguments: argparse.Namespace) -> tuple[list[Point], list[str]]:
         extra_data=not arguments.no_extra_data,
     )
     own, notes = run_points(arguments.runs, frontier=[*shipped, *added], tables=arguments.predict)
+    if arguments.runs and not own and notes and not arguments.protocol:
+        raise PlotError(f"nothing of the runs can be drawn: {notes[0]}")
     own = [point for point in own if filters.keep(point)]
     own += [point for point in frontier_points(added) if filters.keep(point)]
     if arguments.no_published:

@@ -100,6 +100,7 @@ def test_a_single_broken_file_raises(tmp_path):
         (-1, "is a int"),
         (True, "is a bool"),
         ("none.jpg", r"none\.jpg: no such file or folder"),
+        ("", "source is ''; expected an image"),
         ("none/*.jpg", "pattern holds no images"),
         ([], "list of images is empty"),
         (3.5, "is a float; expected a PIL image"),
