@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from maenas import __version__
-from maenas.errors import OutputError
+from maenas.errors import OutputError, reason_of
 from maenas.files import make_folder, sha256_of, write_text_atomically
 from maenas.journey import Journey, JourneyError, Step
 from maenas.records import build, require
@@ -121,7 +121,7 @@ def read_record(folder: Path) -> RunRecord | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise JourneyError(
-            f"{path}: cannot be read ({error}); expected the record of a run".replace("\n", " ")
+            f"{path}: cannot be read ({reason_of(error)}); expected the record of a run".replace("\n", " ")
         ) from error
     return build(RunRecord, content, source=str(path), error=JourneyError)
 

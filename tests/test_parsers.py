@@ -206,7 +206,7 @@ def test_margins(text):
 @given(changed_text("480x640"))
 def test_image_sizes(text):
     size = read_or_refused(lambda: parse_image_size(text))
-    assert size is None or min(size) >= 0
+    assert size is None or min(size) >= 1
 
 
 # Runs

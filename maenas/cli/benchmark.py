@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from maenas.cli.benchmark_lines import FOREIGN, Line, PinnedEntry, find_models, image_size, make_lines, pinned_threads
+from maenas.cli.benchmark_lines import FOREIGN, Line, PinnedEntry, find_models, make_lines, pinned_threads
+from maenas.cli.question import parse_image_size
 from maenas.cli.targets import check_new_file
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", nargs="+", type=int, default=[1], metavar="N", help="threads (default: 1)")
     parser.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N", help="images per run (default: 1)")
-    parser.add_argument("--image-size", metavar="HxW", help="size of images, for files that leave it open")
+    parser.add_argument("--image-size", metavar="N[xM]", help="height x width of images, for files that leave it open")
     parser.add_argument(
         "--precision",
         choices=["fp32", "fp16", "bf16"],
@@ -192,7 +193,7 @@ def _accuracy(lines: list[Line], dataset: Any, size: str | None) -> dict[tuple[s
             evaluation = bundled("evaluate").evaluate(
                 predictor,
                 dataset,
-                image_size=None if size is None else image_size(size),
+                image_size=None if size is None else parse_image_size(size),
                 progress=lambda done, total, task=task: bars.update(task, completed=done, total=total),
             )
             found[label, runtime] = {"ap": evaluation.metrics.ap, "ap50": evaluation.metrics.ap50}

@@ -121,11 +121,12 @@ def make_lines(models: list[Model], arguments: argparse.Namespace) -> tuple[list
         MissingExtraError: A runtime that was asked for is not installed.
     """
     from maenas.cli.detector import bundled
+    from maenas.cli.question import parse_image_size
     from maenas.errors import MissingExtraError, ProfileError
     from maenas.profiling.backends import open_backend
     from maenas.profiling.host import pin
 
-    size = None if arguments.image_size is None else image_size(arguments.image_size)
+    size = None if arguments.image_size is None else parse_image_size(arguments.image_size)
     thread_counts = list(dict.fromkeys(arguments.threads))
     for threads in thread_counts:
         # Asks for the cores now, not after minutes of measuring.
@@ -184,20 +185,6 @@ def default_backends(model: Model) -> list[str]:
             "no runtime is installed; expected OpenVINO or ONNX Runtime: pip install 'maenas[profile,openvino]'"
         )
     return found
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """(height, width) of a text such as `416x416`.
-
-    Raises:
-        ProfileError: Any other text.
-    """
-    from maenas.errors import ProfileError
-
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
-        raise ProfileError(f"--image-size is {text!r}; expected height x width, such as 416x416")
-    return int(height), int(width)
 
 
 def _model(path: Path) -> Model:

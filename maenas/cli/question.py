@@ -118,14 +118,15 @@ def parse_image_size(text: str, *, option: str = "--image-size") -> tuple[int, i
         option: After which option, for messages.
 
     Raises:
-        SpaceError: Not one or two whole numbers.
+        SpaceError: Not one or two whole numbers above 0.
     """
     from maenas.errors import SpaceError
 
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isascii() and part.isdigit() and len(part) <= 6 for part in parts):
+    numbers = [int(part) if part.isascii() and part.isdigit() and len(part) <= 6 else 0 for part in parts]
+    if len(parts) > 2 or not all(numbers):
         raise SpaceError(f"{option} is {text!r}; expected N or HxW, such as 640 or 480x640")
-    return int(parts[0]), int(parts[-1])
+    return numbers[0], numbers[-1]
 
 
 def parse_names(text: str, choices: Sequence[str], *, option: str) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from profiling_cases import convolution, save_network, tiny_network  # noqa: E40
 from maenas.cli import benchmark  # noqa: E402
 from maenas.cli.benchmark_lines import Line, Model, PinnedEntry  # noqa: E402
 from maenas.cli.benchmark_report import make_report, short_labels  # noqa: E402
-from maenas.errors import MissingExtraError, OutputError, ProfileError  # noqa: E402
+from maenas.errors import MissingExtraError, OutputError, ProfileError, SpaceError  # noqa: E402
 from maenas.profiling.measurement import Record, Settings  # noqa: E402
 
 pytestmark = pytest.mark.export
@@ -240,8 +240,7 @@ def test_free_axes_need_a_size(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--image-size", "416"], "--image-size is '416'; expected height x width"),
-        (["--image-size", "0x4"], "--image-size is '0x4'"),
+        (["--image-size", "64"], r"images is 1x3x32x32, but the image height asked for is 64; expected 32"),
         (["--image-size", "64x64"], r"images is 1x3x32x32, but the image height asked for is 64; expected 32"),
         (["--batch", "2"], "the batch asked for is 2; expected 1"),
         (["--batch", "0"], "--batch is 0; expected at least 1"),
@@ -254,6 +253,12 @@ def test_options_are_checked(network, words, message):
     with pytest.raises(ProfileError, match=message):
         call(network, *ORT, *words)
     assert len(os.sched_getaffinity(0)) >= 1
+
+
+@pytest.mark.parametrize("size", ["0x4", "x4", "4x4x4"])
+def test_image_sizes_are_as_of_other_verbs(network, size):
+    with pytest.raises(SpaceError, match=f"--image-size is '{size}'; expected N or HxW"):
+        call(network, *ORT, "--image-size", size)
 
 
 def test_files_are_checked(tmp_path, network):
