@@ -34,7 +34,9 @@ _QUIET_SECONDS = 1.0
 _SILENT_SECONDS = 5.0
 """Nothing is said of shorter waits."""
 
-_FORCED_ATTEMPTS = 8
+_FORCED_ATTEMPTS, _FORCED_ATTEMPTS_WHILE_BUSY = 8, 2
+"""With force: at most so many, and so many where those of the measurement before were all disturbed."""
+
 _LEVEL_READINGS, _LEVEL_QUANTILE = 24, 0.25
 """The usual time of the reference: this quantile of its latest readings. Disturbances only ever slow it."""
 
@@ -143,6 +145,7 @@ class _Campaign:
     kept: dict[tuple[str, int], Record] = field(default_factory=dict)
     took: dict[str, list[float]] = field(default_factory=dict)
     reference_run: OpenEntry | None = None
+    quiet: bool = True
 
     def remember(self, record: Record) -> None:
         """Count an attempt of this run or of the journal."""
@@ -150,6 +153,7 @@ class _Campaign:
         self.readings.extend(record.reference_ms)
         if record.kept:
             self.kept[record.key, record.pass_index] = record
+            self.quiet = record.accepted
 
     @property
     def usual_ms(self) -> float:
@@ -215,8 +219,10 @@ class _Campaign:
             DeviceBusyError: None was.
         """
         patience = self.settings.patience_s
-        # With force nothing waits for quiet, so many more attempts would only cost time.
-        attempts = min(self.settings.attempts, _FORCED_ATTEMPTS) if self.settings.force else self.settings.attempts
+        attempts = self.settings.attempts
+        if self.settings.force:
+            # Nothing waits for quiet then, so many more attempts would only cost time.
+            attempts = min(attempts, _FORCED_ATTEMPTS if self.quiet else _FORCED_ATTEMPTS_WHILE_BUSY)
         for attempt in range(1, attempts + 1):
             last = attempt == attempts
             record = self._attempt(entry, pass_index, keep=last and self.settings.force)
