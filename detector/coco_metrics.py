@@ -215,7 +215,7 @@ def _truth(dataset: Dataset) -> dict[str, Any]:
 
 
 def _classes(
-    dataset: Dataset, detections: Sequence[Detections], precision: NDArray, recall: NDArray
+    dataset: Dataset, detections: Sequence[Detections], precision: NDArray[Any], recall: NDArray[Any]
 ) -> tuple[ClassMetrics, ...]:
     """Figures of every class from precision (T, Q, C) and recall (T, C)."""
     count = len(dataset.class_names)
@@ -248,7 +248,7 @@ def _boxes_by_size(dataset: Dataset) -> tuple[int, int, int]:
     return small, medium - small, len(areas) - medium
 
 
-def _mean(values: NDArray) -> float | None:
+def _mean(values: NDArray[Any]) -> float | None:
     """Mean of the values that are there; -1 stands for nothing to be found."""
     present = values[values > -1]
     return float(present.mean()) if len(present) else None

@@ -90,7 +90,7 @@ def error_breakdown(dataset: Dataset, detections: Sequence[Detections]) -> Error
     missed[repaired] = False
     base = _mean_ap(matches, matches.labels, matches.correct, matches.counted, matches.truth_counted)
 
-    def gain(labels: NDArray, correct: NDArray, counted: NDArray, truth_counted: NDArray) -> float:
+    def gain(labels: NDArray[Any], correct: NDArray[Any], counted: NDArray[Any], truth_counted: NDArray[Any]) -> float:
         return _mean_ap(matches, labels, correct, counted, truth_counted) - base
 
     shares = []
@@ -180,7 +180,9 @@ def _first_on_free_box(matches: Matches, errors: NDArray[np.bool_], meant: NDArr
     return first
 
 
-def _mean_ap(matches: Matches, labels: NDArray, correct: NDArray, counted: NDArray, truth_counted: NDArray) -> float:
+def _mean_ap(
+    matches: Matches, labels: NDArray[Any], correct: NDArray[Any], counted: NDArray[Any], truth_counted: NDArray[Any]
+) -> float:
     """Mean over classes of AP at the foreground IoU; classes without a box left to be found are left out."""
     values = []
     for label in np.unique(matches.truth_labels[truth_counted]):

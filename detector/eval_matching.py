@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +78,7 @@ def match(dataset: Dataset, detections: Sequence[Detections], *, iou_threshold: 
         iou_threshold: Smallest IoU of a detection with its box. Of an ignored box the share of the detection's own area
             that lies in it counts instead, and any number of detections may lie in one.
     """
-    parts: list[tuple[NDArray, ...]] = []
+    parts: list[tuple[NDArray[Any], ...]] = []
     offset = 0
     for index, (record, found) in enumerate(zip(dataset.images, detections, strict=True)):
         order = np.argsort(-found.scores, kind="stable")
@@ -104,7 +105,7 @@ def match(dataset: Dataset, detections: Sequence[Detections], *, iou_threshold: 
     )
 
 
-def overlaps(boxes: NDArray, truth: NDArray, ignored: NDArray[np.bool_]) -> NDArray[np.float64]:
+def overlaps(boxes: NDArray[Any], truth: NDArray[Any], ignored: NDArray[np.bool_]) -> NDArray[np.float64]:
     """IoU of every detection with every box; for ignored boxes the share of the detection's own area in them.
 
     Args:

@@ -336,7 +336,7 @@ _NO_NUMBERS = "the network gives values that are no numbers; its weights are dam
 
 def _check_outputs(predictor: Predictor, inputs: NDArray[np.float32], first: ImageRecord) -> None:
     """Look at what a network gives for a batch before thresholds are applied."""
-    outputs: list[NDArray] = []
+    outputs: list[NDArray[Any]] = []
     if hasattr(predictor, "run"):
         outputs = list(predictor.run(inputs).values())
     elif hasattr(predictor, "forward"):

@@ -247,7 +247,7 @@ def _relative(found: NDArray[np.float64], expected: NDArray[np.float64], weights
     return float(np.sqrt((shares * np.square(found - expected)).sum())) / max(spread, _EPSILON)
 
 
-def _points(outputs: Mapping[str, NDArray], card: ModelCard, image_size: tuple[int, int]) -> Pair:
+def _points(outputs: Mapping[str, NDArray[Any]], card: ModelCard, image_size: tuple[int, int]) -> Pair:
     if card.form == "raw":
         return decode(outputs["cls_logits"], outputs["box_logits"], image_size, card.structure.strides)
     return outputs["scores"], outputs["boxes"]
@@ -275,7 +275,7 @@ def _match(
 
 
 def _pairs(
-    wanted: NDArray[np.float32], wanted_labels: NDArray, found: NDArray[np.float32], found_labels: NDArray
+    wanted: NDArray[np.float32], wanted_labels: NDArray[Any], found: NDArray[np.float32], found_labels: NDArray[Any]
 ) -> list[tuple[int, int]]:
     """Indices of counterparts, each used once, best scores first."""
     free = np.ones(len(found), dtype=bool)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ this.
 
 _SEED = 20221127
 
-Arrays = dict[str, NDArray]
+Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +54,7 @@ class Reference:
 
     source: str
     images: NDArray[np.float32]
-    tensors: Mapping[str, NDArray]
+    tensors: Mapping[str, NDArray[Any]]
     rounding: Mapping[str, float]
 
     def tolerances(self, precision: str) -> dict[str, float]:
@@ -95,8 +96,8 @@ def example_images(shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
     return np.round(patches.repeat(32, axis=2).repeat(32, axis=3) + noise).astype(np.float32)
 
 
-def torch_results(network: Detector, images: NDArray) -> Arrays:
-    """Tensors of a `Reference`, in the dtype of the network."""
+def torch_results(network: Detector, images: NDArray[Any]) -> Arrays:
+    """Tensors of a `Reference` for (B, 3, H, W) images, in the dtype of the network."""
     with torch.inference_mode():
         output = network(torch.from_numpy(np.ascontiguousarray(images)))
         scores, boxes = network.decode(output)
@@ -105,7 +106,7 @@ def torch_results(network: Detector, images: NDArray) -> Arrays:
     return {name: tensor.float().numpy() for name, tensor in tensors.items()}
 
 
-def largest_difference(first: NDArray, second: NDArray) -> float:
+def largest_difference(first: NDArray[Any], second: NDArray[Any]) -> float:
     """Absolute, over all entries."""
     return float(np.abs(first.astype(np.float64) - second).max())
 

@@ -127,7 +127,7 @@ class Learner(nn.Module):
         return StepLosses(total, quality_focal, giou, dfl, distill, num_positives=losses.num_positives)
 
 
-def autocast(device_type: str, precision: str) -> AbstractContextManager:
+def autocast(device_type: str, precision: str) -> AbstractContextManager[object]:
     """Where operations run in one of `PRECISIONS`."""
     dtype = PRECISIONS[precision]
     return nullcontext() if dtype is None else torch.autocast(device_type, dtype=dtype)

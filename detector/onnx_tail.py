@@ -64,7 +64,7 @@ class _Writer:
         self.onnx = require("onnx", extra="onnx", purpose="exporting to ONNX")
 
     def constant(self, name: str, value: object, dtype: type = np.int64) -> str:
-        array: NDArray = np.asarray(value, dtype=dtype)
+        array: NDArray[Any] = np.asarray(value, dtype=dtype)
         self.graph.initializer.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 

@@ -110,7 +110,7 @@ def verify_export(
 
 
 def _differences(
-    found: Arrays, expected: Mapping[str, NDArray], tolerances: Mapping[str, float], runtime: str
+    found: Arrays, expected: Mapping[str, NDArray[Any]], tolerances: Mapping[str, float], runtime: str
 ) -> dict[str, float]:
     differences = {}
     for name, values in found.items():
@@ -127,7 +127,7 @@ def _differences(
     return differences
 
 
-def _check_outputs(outputs: Arrays, images: NDArray, card: ModelCard, runtime: str) -> None:
+def _check_outputs(outputs: Arrays, images: NDArray[Any], card: ModelCard, runtime: str) -> None:
     """Names, shapes and types as the card says."""
     for output in card.outputs:
         values = outputs[output.name]
@@ -186,7 +186,9 @@ def _check_nms(session: Session, tail: Tail, settings: NmsSettings, shape: tuple
     return total
 
 
-def _wanted(outputs: Arrays, image: int, settings: NmsSettings, slack: float) -> tuple[NDArray, NDArray, NDArray]:
+def _wanted(
+    outputs: Arrays, image: int, settings: NmsSettings, slack: float
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     return select_best(
         outputs["class_scores"][image].T,
         outputs["point_boxes"][image],
@@ -196,13 +198,13 @@ def _wanted(outputs: Arrays, image: int, settings: NmsSettings, slack: float) ->
     )
 
 
-def _sorted_rows(boxes: NDArray, scores: NDArray, labels: NDArray) -> NDArray:
+def _sorted_rows(boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
     """(D, 6) rows in an order that does not depend on how equal scores are ordered."""
     rows = np.column_stack([-scores, labels, boxes]).astype(np.float64)
     return rows[np.lexsort(rows.T[::-1])]
 
 
-def _same_rows(found: NDArray, wanted: NDArray) -> bool:
+def _same_rows(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
     return found.shape == wanted.shape and bool(np.array_equal(found, wanted))
 
 

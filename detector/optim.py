@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     return SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.momentum > 0)
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, decay_scales: bool = True) -> list[dict]:
+def parameter_groups(model: nn.Module, *, weight_decay: float, decay_scales: bool = True) -> list[dict[str, Any]]:
     """Trainable parameters with and without weight decay, as optimisers take them; empty groups are left out."""
     with_decay: list[nn.Parameter] = []
     without: list[nn.Parameter] = []

@@ -152,7 +152,10 @@ def calibrate(request: QuantiseRequest, layers: Sequence[Layer], *, method: str,
 
 
 def batches(request: QuantiseRequest) -> Iterator[NDArray[np.float32]]:
-    """Calibration images as the network takes them: one by one where their number is free; the last one is repeated."""
+    """Calibration images (B, 3, H, W), in 0 ... 255, as the network takes them: one by one where B is free.
+
+    Where it is not, the last image is repeated.
+    """
     size = request.card.batch or 1
     waiting: list[NDArray[np.float32]] = []
     for image in request.images():
@@ -177,8 +180,8 @@ def _unround_convolutions(graph: Any) -> None:  # noqa: ANN401
         graph.node.remove(node)
 
 
-def _chunks(request: QuantiseRequest) -> Iterator[list[Mapping[str, NDArray]]]:
-    chunk: list[Mapping[str, NDArray]] = []
+def _chunks(request: QuantiseRequest) -> Iterator[list[Mapping[str, NDArray[Any]]]]:
+    chunk: list[Mapping[str, NDArray[Any]]] = []
     for batch in batches(request):
         chunk.append({request.card.input.name: batch})
         if len(chunk) == _CHUNK:
@@ -188,14 +191,14 @@ def _chunks(request: QuantiseRequest) -> Iterator[list[Mapping[str, NDArray]]]:
         yield chunk
 
 
-def _reader(tools: Any, chunk: Sequence[Mapping[str, NDArray]]) -> Any:  # noqa: ANN401
+def _reader(tools: Any, chunk: Sequence[Mapping[str, NDArray[Any]]]) -> Any:  # noqa: ANN401
     """ONNX Runtime's own kind of iterator."""
 
     class Reader(tools.CalibrationDataReader):
         def __init__(self) -> None:
             self.left = iter(chunk)
 
-        def get_next(self) -> Mapping[str, NDArray] | None:
+        def get_next(self) -> Mapping[str, NDArray[Any]] | None:
             return next(self.left, None)
 
     return Reader()

@@ -151,7 +151,7 @@ class _Compiled:
         self.input_names: tuple[str, ...] = (input_name,)
         self.output_names = tuple(output_names)
 
-    def run(self, inputs: Arrays) -> dict[str, NDArray]:
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """All outputs by name."""
         results = self._compiled(dict(inputs))
         # By name: what NNCF returns to float32 has its outputs in another order.

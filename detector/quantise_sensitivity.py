@@ -91,7 +91,7 @@ def sensitivity_csv(entries: Sequence[Sensitivity], higher: Sequence[str]) -> st
     return text.getvalue()
 
 
-def _answers(proto: Any, images: Sequence[NDArray[np.float32]]) -> tuple[NDArray, NDArray]:  # noqa: ANN401
+def _answers(proto: Any, images: Sequence[NDArray[np.float32]]) -> tuple[NDArray[Any], NDArray[Any]]:  # noqa: ANN401
     """Class logits (B, C, P) and distances to the box sides in cells (B, P, 4) of all images."""
     onnx = require("onnx", extra="onnx", purpose="quantising a network")
     probe = onnx.ModelProto()
@@ -107,7 +107,9 @@ def _answers(proto: Any, images: Sequence[NDArray[np.float32]]) -> tuple[NDArray
     return logits, cells
 
 
-def _errors(found: tuple[NDArray, NDArray], expected: tuple[NDArray, NDArray]) -> tuple[float, float]:
+def _errors(
+    found: tuple[NDArray[Any], NDArray[Any]], expected: tuple[NDArray[Any], NDArray[Any]]
+) -> tuple[float, float]:
     logits, cells = expected
     sure = (1 / (1 + np.exp(-logits))).max(axis=1)
     per_point = (((found[0] - logits) ** 2).mean(axis=1), ((found[1] - cells) ** 2).mean(axis=2))

@@ -27,7 +27,7 @@ from .types import Detections
 READERS = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".engine": ("tensorrt",)}
 """Runtimes that open a file, by its suffix; the first that is installed is the default."""
 
-Arrays = Mapping[str, NDArray]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 class Session(Protocol):
@@ -43,7 +43,7 @@ class Session(Protocol):
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
 
-    def run(self, inputs: Arrays) -> dict[str, NDArray]:
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """All outputs by name."""
         ...
 
@@ -71,7 +71,7 @@ class OnnxRuntimeSession:
         self.input_names = tuple(value.name for value in self._session.get_inputs())
         self.output_names = tuple(value.name for value in self._session.get_outputs())
 
-    def run(self, inputs: Arrays) -> dict[str, NDArray]:
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """All outputs by name."""
         return dict(zip(self.output_names, self._session.run(None, dict(inputs)), strict=True))
 
@@ -100,7 +100,7 @@ class OpenVinoSession:
         self.input_names = tuple(value.any_name for value in graph.inputs)
         self.output_names = tuple(value.any_name for value in graph.outputs)
 
-    def run(self, inputs: Arrays) -> dict[str, NDArray]:
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """All outputs by name."""
         results = self._compiled(dict(inputs))
         # Copied: the runtime writes the next results into the same memory.
@@ -144,7 +144,7 @@ class ExportedDetector:
         self.session_version = session.version
         self._session = session
 
-    def run(self, images: NDArray[np.float32]) -> dict[str, NDArray]:
+    def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """The file's own outputs by name; see `detector.export.export_onnx` for what they hold.
 
         Args:

@@ -59,7 +59,7 @@ class TensorRtSession:
         self.input_names = tuple(inputs)
         self.output_names = tuple(name for name in names if name not in inputs)
 
-    def run(self, inputs: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """All outputs by name.
 
         Raises:

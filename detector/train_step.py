@@ -106,7 +106,7 @@ def _portions(batch: Batch, count: int) -> list[tuple[Tensor, Targets]]:
     return parts
 
 
-def _synchronisation(parallel: nn.Module, *, last: bool) -> AbstractContextManager:
+def _synchronisation(parallel: nn.Module, *, last: bool) -> AbstractContextManager[object]:
     """Gradients travel between processes with the last portion only."""
     if last or not isinstance(parallel, nn.parallel.DistributedDataParallel):
         return nullcontext()

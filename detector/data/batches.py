@@ -6,6 +6,7 @@ Tensor letters: B images of this process, G boxes of an image, H W image size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -51,7 +52,7 @@ class PackedBatch:
         error: As in `MadeBatch`.
     """
 
-    arrays: tuple[NDArray, ...]
+    arrays: tuple[NDArray[Any], ...]
     index: int
     broken: tuple[BrokenImage, ...]
     error: str | None
@@ -76,7 +77,7 @@ class PackedBatch:
         return self.unpack().pin_memory()
 
 
-class BatchMaker(TorchDataset):
+class BatchMaker(TorchDataset[MadeBatch | PackedBatch]):
     """The batches of a run from a first one on, each made when asked for; torch's loader sends it to its workers."""
 
     def __init__(self, augmenter: Augmenter, plan: BatchPlan, *, start: int, packed: bool) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -147,7 +148,7 @@ def gaussian(window: Window, centre: tuple[float, float], sigmas: tuple[float, f
     return np.exp(-0.5 * down * down)[:, None] * np.exp(-0.5 * across * across)
 
 
-def blend_into(image: NDArray[np.uint8], window: Window, part: NDArray, weight: NDArray[np.float32]) -> None:
+def blend_into(image: NDArray[np.uint8], window: Window, part: NDArray[Any], weight: NDArray[np.float32]) -> None:
     """Mix (h, w, 3) `part` into a window of the image by (h, w) weights between 0 and 1, rounded to the nearest."""
     below = image[window].astype(np.float32)
     mixed = part - below
@@ -164,5 +165,5 @@ def _blend(image: NDArray[np.float32], plain: NDArray[np.float32] | np.float32, 
     return np.clip(mixed, 0, 255) if factor > 1 else mixed
 
 
-def _looked_up(part: NDArray[np.uint8], tables: list[NDArray]) -> NDArray[np.float32]:
+def _looked_up(part: NDArray[np.uint8], tables: list[NDArray[Any]]) -> NDArray[np.float32]:
     return np.stack([table.astype(np.float32)[part[:, :, index]] for index, table in enumerate(tables)], axis=2)
