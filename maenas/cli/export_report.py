@@ -49,7 +49,9 @@ def print_reports(reports: Sequence[Any]) -> None:
         outputs = ", ".join(output.name for output in card.outputs)
         out.print(f"file:    {report.path}, {report.size_bytes / 1e6:.2f} MB, {card.precision}", markup=False)
         out.print(f"input:   {card.input.name} {shape}, RGB in 0 ... 255; outputs: {outputs}", markup=False)
-        out.print(f"graph:   {sum(report.nodes.values())} nodes ({nodes}, ...), opset {card.opset}", markup=False)
+        before = ", before it was quantised" if card.precision == "int8" else ""
+        count = sum(report.nodes.values())
+        out.print(f"graph:   {count} nodes ({nodes}, ...), opset {card.opset}{before}", markup=False)
         if card.parity is None:
             out.print("checked: NOT VERIFIED (--no-verify)", markup=False)
             continue
