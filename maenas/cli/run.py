@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from maenas.cli.question import add_goal_arguments, add_space_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from maenas.cli.run_question import Asked
     from maenas.journey import Journey, Step
@@ -136,13 +136,16 @@ def _resolved(asked: Asked, arguments: argparse.Namespace) -> tuple[Journey, Run
 
 def given_options(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     """The options that decide the answer, as the user gave them: name and value; flags have an empty one."""
-    found = []
+    return [(option, " ".join(values)) for option, values in _given(arguments)]
+
+
+def _given(arguments: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
+    """The same with the values word by word."""
     for name, value in vars(arguments).items():
         if name in NOT_ASKED or value is None or value is False or (name == "score" and value == "madnas"):
             continue
-        text = "" if value is True else " ".join(map(str, value)) if isinstance(value, list) else str(value)
-        found.append((f"--{name.replace('_', '-')}", text))
-    return found
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        yield f"--{name.replace('_', '-')}", [str(each) for each in values]
 
 
 def _teller(journey: Journey) -> Callable[[Step, str], None]:
@@ -170,12 +173,9 @@ def _stopped(outcome: Outcome, arguments: argparse.Namespace, journey: Journey) 
     """Say how to go on, and give the exit status."""
     step, end = outcome.failed, outcome.end
     assert step is not None and end is not None
-    words = ["maenas", "run"]
-    for name, value in given_options(arguments):
-        many = name in ("--set", "--exported")
-        words += [name, *(value.split(" ") if many else [value] if value else [])]
-    words += ["--keep-disturbed"] if arguments.keep_disturbed else []
-    command = shlex.join([*words, "--out", str(journey.out)])
+    given = [word for option, values in _given(arguments) for word in (option, *values)]
+    disturbed = ["--keep-disturbed"] if arguments.keep_disturbed else []
+    command = shlex.join(["maenas", "run", *given, *disturbed, "--out", str(journey.out)])
     by = end.stopped_by
     if by is not None:
         print(f"maenas: stopped by {by.name} in step {step.name}; go on with: {command}", file=sys.stderr)

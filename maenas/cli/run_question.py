@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from maenas.budgets import parse_amount
 from maenas.cli.detector import bundled
-from maenas.cli.question import parse_image_size, parse_margin, parse_names, space_from
+from maenas.cli.question import parse_image_size, parse_margin, parse_names, request_from
 from maenas.cli.run_words import check_training, front_words, given_words, search_words, train_words
 from maenas.files import make_folder
 from maenas.journey import Device, Journey, JourneyError, card_file
@@ -24,7 +23,7 @@ from maenas.latency.table_local import LOCAL
 from maenas.lowering.detector import lower
 from maenas.published import resolve_structure
 from maenas.spaces import SearchSpace
-from maenas.structure import Structure, save_structure, structure_from_dict
+from maenas.structure import Structure, save_structure
 
 if TYPE_CHECKING:
     from maenas.lowering.op import Op
@@ -136,24 +135,29 @@ def ask(arguments: argparse.Namespace, *, options: Sequence[tuple[str, str]]) ->
     parse_margin(arguments.margin)
     if arguments.device is None:
         raise JourneyError("--device is missing; expected a latency table, such as t4, or local for this machine")
-    for option, value, low in (("--threads", arguments.threads, 1), ("--seed", arguments.seed, 0)):
+    for option, value, low in (
+        ("--threads", arguments.threads, 1),
+        ("--seed", arguments.seed, 0),
+        ("--top-k", arguments.top_k, 1),
+    ):
         if value is not None and value < low:
             raise JourneyError(f"{option} is {value}; expected {low} or more")
     if arguments.precision is not None:
         parse_names(arguments.precision, PRECISIONS, option="--precision")
     data = bundled("data.source").load_data(arguments.data)
     weights = None if arguments.weights is None else Path(arguments.weights)
-    exported = _exported(arguments.exported or ())
-    given = _given_structure(arguments, weights, exported)
+    cards = _cards(arguments.exported or ())
+    exported = {precision: folder for precision, (folder, _) in cards.items()}
+    given = _given_structure(arguments, weights, cards)
     if arguments.teacher is not None:
-        file_sha256(Path(arguments.teacher))  # said now, not after a search
+        bundled("checkpoint").load_checkpoint(arguments.teacher)  # said now, not after a search
     if data.val is None or (data.train is None and weights is None and not exported):
         missing = "val" if data.val is None else "train"
         raise JourneyError(f"{arguments.data}: has no split {missing}; expected train and val")
     num_classes = len(data.class_names)
     space = None
     if given is None:
-        space = _space(arguments, num_classes)
+        space = _space(arguments, num_classes, budget_ms)
     elif arguments.block is not None or arguments.space is not None:
         raise JourneyError("--block or --space is given, and so is the network; expected one of them")
     else:
@@ -171,7 +175,7 @@ def ask(arguments: argparse.Namespace, *, options: Sequence[tuple[str, str]]) ->
     return Asked(arguments, entries, out, budget_ms, data, digest, space, given, weights, exported)
 
 
-def _space(arguments: argparse.Namespace, num_classes: int) -> SearchSpace:
+def _space(arguments: argparse.Namespace, num_classes: int, budget_ms: float) -> SearchSpace:
     """The search space; without one named, a small one for CPUs and a wide one for accelerators."""
     from maenas.journey_tables import ACCELERATORS
 
@@ -180,22 +184,20 @@ def _space(arguments: argparse.Namespace, num_classes: int) -> SearchSpace:
         if arguments.device.lower() != LOCAL:
             backend = load_table(arguments.device).backend
         arguments.space = "res" if backend in ACCELERATORS else "res-small"
-    space = space_from(argparse.Namespace(**(vars(arguments) | {"num_classes": num_classes})))
-    space.variant(arguments.variant)
-    return space
+    # What the search would refuse is refused now, not after a profile of minutes; the table may not be there yet.
+    question = vars(arguments) | {"num_classes": num_classes, "scope": "detector", "device": None}
+    return request_from(argparse.Namespace(**question), budget_ms, solver=arguments.solver).space
 
 
 def _given_structure(
-    arguments: argparse.Namespace, weights: Path | None, exported: dict[str, Path]
+    arguments: argparse.Namespace, weights: Path | None, cards: dict[str, tuple[Path, Any]]
 ) -> Structure | None:
     """The network of whatever was given that has one.
 
     Raises:
         MaenasError: It cannot be read, or two things that were given are of different networks.
     """
-    found: dict[str, Structure] = {}
-    for precision, folder in exported.items():
-        found[f"--exported ({precision})"] = _card_structure(folder)
+    found: dict[str, Structure] = {f"--exported ({name})": card.structure for name, (_, card) in cards.items()}
     if weights is not None:
         found["--weights"] = bundled("checkpoint").load_checkpoint(weights).structure
     if arguments.structure is not None:
@@ -224,33 +226,24 @@ def _fitted(given: Structure, arguments: argparse.Namespace, *, num_classes: int
         raise JourneyError(f"--image-size: {error}") from None
 
 
-def _exported(folders: Sequence[str]) -> dict[str, Path]:
-    """Given exports by their precision, as their cards say it."""
-    found: dict[str, Path] = {}
-    for name in folders:
-        folder = Path(name)
-        precision = _card(folder).get("precision")
-        if precision not in PRECISIONS or precision in found:
-            raise JourneyError(f"{folder}: its precision is {precision}; expected {', '.join(PRECISIONS)}, each once")
-        found[precision] = folder
+def _cards(folders: Sequence[str]) -> dict[str, tuple[Path, Any]]:
+    """Given exports by their precision: folder and card; their files are those that the card is about.
+
+    Raises:
+        MaenasError: One is none, was changed, or is of the precision of another.
+    """
+    files = bundled("artifact_files")
+    found: dict[str, tuple[Path, Any]] = {}
+    for folder in map(Path, folders):
+        if not card_file(folder).is_file():
+            raise JourneyError(f"{folder}: has no {card_file(folder).name}; expected the folder of an export")
+        card = files.read_card(card_file(folder))
+        if card.precision in found or not card.files:
+            expected = f"files in one of {', '.join(PRECISIONS)}, each once"
+            raise JourneyError(f"{card_file(folder)}: precision is {card.precision}; expected {expected}")
+        files.check_files(folder / card.files[0].name, card)
+        found[card.precision] = folder, card
     return found
-
-
-def _card(folder: Path) -> dict[str, Any]:
-    path = card_file(folder)
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise JourneyError(
-            f"{path}: cannot be read ({error}); expected the folder of an export".replace("\n", " ")
-        ) from error
-    if not isinstance(card, dict):
-        raise JourneyError(f"{path}: is no card; expected the folder of an export")
-    return card
-
-
-def _card_structure(folder: Path) -> Structure:
-    return structure_from_dict(_card(folder).get("structure"), source=f"{card_file(folder)}: structure")
 
 
 def _digest(data: Any) -> str:  # noqa: ANN401

@@ -68,7 +68,10 @@ def check_training(arguments: argparse.Namespace, *, trained: bool, data: Any) -
     config = bundled("config").load_config(recipe, changes=changes, overrides=arguments.set or [])
     batch, count = config.train.batch_size, len(data.train)
     if batch > count:
-        raise JourneyError(f"--batch is {batch}, and there are {count} training images; expected at most {count}")
+        whose = "" if "batch" in given else " by the recipe"
+        raise JourneyError(
+            f"--batch is {batch}{whose}, and there are {count} training images; expected at most {count}"
+        )
 
 
 def _default_recipe(num_train: int) -> str | None:

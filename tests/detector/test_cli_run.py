@@ -17,10 +17,14 @@ for module in ("safetensors", "cv2", "psutil", "faster_coco_eval", "onnx", "onnx
     pytest.importorskip(module)
 
 from cli_cases import answer  # noqa: E402
+from export_cases import quick_trace  # noqa: E402
 from training_cases import tiny_structure, write_rectangles  # noqa: E402
 
+from detector import export_graph  # noqa: E402
 from detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
+from detector.export import ExportChecks, ExportOptions, export_artifacts  # noqa: E402
 from detector.model import Detector  # noqa: E402
+from detector.reparam import deploy  # noqa: E402
 from maenas.cli.main import main  # noqa: E402
 from maenas.latency.table_local import local_fingerprint  # noqa: E402
 from maenas.structure import load_structure, save_structure  # noqa: E402
@@ -142,19 +146,18 @@ def test_a_plan_with_given_weights(maenas, data, weights):
         (("--device", "t4", "--structure", "damo-yolo-t", "--block", "res"), "--block or --space is given, and so is"),
         (("--device", "t4", "--structure", "damo-yolo-t", "--image-size", "100"), "--image-size: .*multiple"),
         (("--device", "t4", "--structure", "gone.json"), "gone.json"),
+        (("--device", "local", "--top-k", "0"), "--top-k is 0; expected 1 or more"),
+        (("--device", "local", "--max-params", "many"), "params budget 'many' is not a number with a unit"),
+        (("--device", "local", "--score", "best"), "unknown score 'best'"),
+        (("--device", "local", "--score", "deepmad", "--solver", "exact"), "score deepmad is not separable"),
         (("--device", "t4", "--weights", "gone.safetensors"), "gone.safetensors"),
         (("--device", "t4", "--epochs", "5"), "train.epochs is 5; expected more than schedule.warmup_epochs"),
         (("--device", "t4", "--set", "train.epoch=5"), "train.epoch"),
         (("--device", "t4", "--recipe", "small"), "small"),
-        (
-            (
-                "--device",
-                "t4",
-            ),
-            "--batch is 16, and there are 12 training images; expected at most 12",
-        ),
-        (("--device", "t4", "--teacher", "gone.safetensors"), "gone.safetensors: cannot be read"),
-        (("--device", "t4", "--exported", "."), "model.json: cannot be read .*expected the folder of an export"),
+        (("--device", "t4"), "--batch is 16 by the recipe, and there are 12 training images; expected at most 12"),
+        (("--device", "t4", "--batch", "13"), "--batch is 13, and there are 12 training images; expected at most 12"),
+        (("--device", "t4", "--batch", "4", "--teacher", "gone.safetensors"), "gone.safetensors: cannot be read"),
+        (("--device", "t4", "--exported", "."), "has no model.json; expected the folder of an export"),
         ((), "--device is missing; expected a latency table, such as t4, or local"),
     ],
 )
@@ -175,6 +178,31 @@ def test_refusals_about_given_weights(refused, data, weights, tmp_path):
     assert "what was given is of different networks: --weights " in message
 
 
+def test_refusals_about_given_exports(refused, data, tmp_path, monkeypatch):
+    """Now, not after a search of minutes."""
+    monkeypatch.setattr(export_graph, "trace", quick_trace)
+    folder = tmp_path / "fp32"
+    export_artifacts(
+        deploy(Detector(tiny_structure())), folder, class_names=("red", "blue"), options=ExportOptions(),
+        checks=ExportChecks(verify=False),
+    )  # fmt: skip
+    options = (*USUAL[:4], "--data", data, "--exported", folder, "--dry-run")
+    assert "fp32/model.json: precision is fp32; expected files in one of fp32" in refused(
+        *options[:-1], folder, "--dry-run"
+    )
+    with (folder / "model.onnx").open("r+b") as stream:
+        stream.truncate(1000)
+    assert "fp32/model.onnx: sha256 is" in refused(*options)
+    (folder / "model.json").write_text("{}")
+    assert "fp32/model.json: schema_version is" in refused(*options)
+
+
+def test_a_teacher_that_is_none(refused, data, tmp_path):
+    (tmp_path / "teacher.safetensors").write_text("none")
+    message = refused(*USUAL, "--data", data, "--teacher", tmp_path / "teacher.safetensors", "--dry-run")
+    assert "teacher.safetensors: cannot be read as a checkpoint" in message
+
+
 def test_data_without_validation(refused, data):
     only = data.parent / "only-train.yaml"
     only.write_text("train: train.json\ntrain_images: train\n")
@@ -188,19 +216,20 @@ def test_a_folder_of_something_else(refused, data):
 
 
 def test_a_failed_step_says_how_to_go_on(maenas, data):
-    options = ("--budget", "0.001ms", "--device", "t4", "--data", data, "--set", "train.batch_size=4", "eval.samples=0")
+    options = ("--budget", "0.001ms", "--device", "t4", "--data", data)
+    options += ("--set", "train.batch_size=4", "eval.samples= 0")
     code, out, err = maenas(*options, "--out", "failed", "--json")
     assert (code, out) == (2, "")
     lines = err.splitlines()
     assert lines[0] == "[1/8] search: find the network" and "maenas: error: " in err
     assert lines[-1].startswith("maenas: step search ended with 2; once the cause is gone, go on with: maenas run ")
-    assert lines[-1].endswith("--device t4 --set train.batch_size=4 eval.samples=0 --out failed")
+    assert lines[-1].endswith("--device t4 --set train.batch_size=4 'eval.samples= 0' --out failed")
     # Another question is not answered in the same folder.
     other = ("--budget", "2ms", "--device", "t4", "--data", data, "--out", "failed", "--dry-run")
     other += ("--set", "train.batch_size=6")
     code, _, err = maenas(*other)
     assert code == 2 and "--budget was 0.001ms, is 2ms" in err
-    assert "--set was train.batch_size=4 eval.samples=0, is train.batch_size=6" in err
+    assert "--set was train.batch_size=4 eval.samples= 0, is train.batch_size=6" in err
     code, _, err = maenas(*other, "--force")
     assert code == 0, err
 
