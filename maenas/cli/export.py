@@ -9,6 +9,8 @@ from typing import Any
 
 from maenas.cli.detector import bundled
 from maenas.errors import OptionError, OutputError
+from maenas.extras import require
+from maenas.files import check_place
 
 HELP = "write a checkpoint as ONNX, OpenVINO or TensorRT files that were proved equal to it"
 EXAMPLE = "maenas export runs/search/structure.json"
@@ -39,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument(
         "--batch", type=int, default=1, metavar="N", help="images at once; with --dynamic batch the usual number"
     )
-    form.add_argument("--image-size", metavar="SIDE|HxW", help="multiples of 32 (default: the structure's)")
+    form.add_argument("--image-size", metavar="N[xM]", help="input height x width (default: the structure's)")
     nms = parser.add_argument_group("inside the file, with --nms end2end")
     nms.add_argument("--score", type=float, metavar="S", help="keep scores above it (default: 0.05)")
     nms.add_argument("--iou", type=float, metavar="T", help="of boxes that overlap more, keep the best (default: 0.7)")
@@ -173,11 +175,15 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, option)
         if value is not None and arguments.data is None:
             raise OptionError(f"--{option.replace('_', '-')} is {value:g}; expected it with --data only")
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:
             raise OptionError(f"--{option.replace('_', '-')} is {value:g}; expected a number above 0")
     for option in ("int8_layers", "calibration", "calibration_images", "accuracy_aware", "seven_bits", "sensitivity"):
         if getattr(arguments, option) and arguments.precision != "int8":
             raise OptionError(f"--{option.replace('_', '-')} is given; expected it with --precision int8 only")
+    if arguments.sensitivity is not None:
+        check_place(Path(arguments.sensitivity, "sensitivity.csv"))
+    if "tensorrt" in arguments.format:
+        require("tensorrt", extra="tensorrt", purpose="building a TensorRT engine")
     if arguments.accuracy_aware and arguments.format != "openvino":
         raise OptionError(f"--accuracy-aware is given with --format {arguments.format}; expected openvino")
     if arguments.calibration_images is not None and arguments.calibration_images < 1:

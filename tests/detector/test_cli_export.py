@@ -119,6 +119,12 @@ def test_the_default_folder_is_named_after_the_model(structure_file, tmp_path, m
         (["--format", "tflite"], MaenasError, "--format is 'tflite'; expected one or more of onnx,openvino,tensorrt"),
         (["--precision", "int8"], MaenasError, "--precision is int8; expected --data too: images to calibrate with"),
         (["--max-drop", "0.5"], MaenasError, "--max-drop is 0.5; expected it with --data only"),
+        (["--max-drop", "nan", "--data", "x"], MaenasError, "--max-drop is nan; expected a number above 0"),
+        (
+            ["--precision", "int8", "--data", "x", "--sensitivity", f"{__file__}/x"],
+            MaenasError,
+            "sensitivity.csv: cannot be written",
+        ),
         (["--data", "x", "--no-verify"], MaenasError, "--no-verify goes without --data"),
         (["--image-size", "big"], MaenasError, "--image-size is 'big'"),
         (["--image-size", "100"], ExportError, "image height is 100; expected a multiple of 32"),
