@@ -364,7 +364,7 @@ BAD_QUESTIONS = [
     (("--block", "res"), "give either --block (res, csp or mob) or --space FILE"),
     (("--variant", "x"), "space tiny-res has no variant 'x'; expected one of a"),
     (("--image-size", "641"), "--image-size: image_size[0] is 641; expected a multiple of 32"),
-    (("--image-size", "0"), "--image-size: image_size[0] is 0; expected a multiple of 32"),
+    (("--image-size", "0"), "--image-size is '0'; expected N or HxW, such as 640 or 480x640"),
     (("--image-size", "640x"), "--image-size is '640x'; expected N or HxW"),
     (("--image-size", "a"), "--image-size is 'a'; expected N or HxW"),
     (("--image-size", "1x2x3"), "--image-size is '1x2x3'; expected N or HxW"),
