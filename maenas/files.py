@@ -1,4 +1,4 @@
-"""Files: written so that an interruption leaves the old one or the new one, never half of one; and their hashes."""
+"""Files: written so that an interruption leaves the old one or the new one, never half of one; hashes, home folders."""
 
 from __future__ import annotations
 
@@ -37,6 +37,14 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
             raise
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def expanded(name: str) -> Path:
+    """A path with `~` replaced; as written where there is no such home folder (a container's user, say)."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 def sha256_of(*paths: Path) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from maenas.files import expanded
+
 _PACKAGE = Path(__file__).resolve().parent
 _BESIDE_PYPROJECT = ("latency_tables", "search_spaces")
 _IN_PACKAGE = ("structures",)
@@ -47,11 +49,3 @@ def user_table_folder() -> Path:
     data_home = os.environ.get("XDG_DATA_HOME")
     base = Path(data_home) if data_home and Path(data_home).is_absolute() else expanded("~/.local/share")
     return base / "maenas" / "latency_tables"
-
-
-def expanded(path: str) -> Path:
-    """A path with `~` replaced; as written where there is no home folder (a container's user, say)."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maenas.files import expanded
 from maenas.records import is_count, parse_yaml, shown
 
 from ..errors import DataError, did_you_mean
-from .places import expanded
 
 SPLITS = ("train", "val", "test")
 _KEYS = (*SPLITS, "path", "names", "nc", "images", *(f"{split}_images" for split in SPLITS), "download")

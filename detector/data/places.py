@@ -87,14 +87,6 @@ def images_below(folder: Path, *, root: Path) -> Iterator[Path]:
                     yield path
 
 
-def expanded(name: str) -> Path:
-    """A path with `~` replaced; as written where nobody has that home folder."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        return Path(name)
-
-
 def shortened(text: str, length: int = 80) -> str:
     """A text from a file, cut for a message."""
     return text if len(text) <= length else text[: length - 3] + "..."

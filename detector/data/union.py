@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from maenas.files import expanded
 from maenas.records import build, require, shown
 
 from ..errors import DataError
 from .data_file import parse_file
 from .dataset import Dataset, ImageRecord, Union
 from .layout import DATA_FILES
-from .places import expanded
 from .taxonomy import LabelSpace, Taxonomy, parse_taxonomy
 
 _KEYS = ("sources", "taxonomy")

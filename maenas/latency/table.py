@@ -24,13 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maenas.errors import LatencyTableError, reason_of
+from maenas.files import expanded
 from maenas.latency.table_header import HEADER_FILE, NETWORKS_FILE, RANGES, RAW_FILE, ROWS_FILE, nearest, read_header
 from maenas.latency.table_local import LOCAL, local_fingerprint
 from maenas.latency.table_networks import parse_networks
 from maenas.latency.table_rows import ROW_STATUSES, TableRow, TableRows, list_rows, parse_rows
 from maenas.latency.uncertainty import relative_sigma
 from maenas.lowering.op import Op, Real
-from maenas.resources import data_folder, expanded, user_table_folder
+from maenas.resources import data_folder, user_table_folder
 
 if TYPE_CHECKING:
     from maenas.latency.tinynas import TinyNasPredictor
