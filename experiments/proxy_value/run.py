@@ -79,7 +79,7 @@ def main() -> None:
         return
     for data in arguments.sets:
         campaign(data, band, arguments)
-        keep(arguments.work / data, arguments.out / data)
+        keep(arguments.work / data, arguments.out / data, {arguments.data: "DATA", arguments.work: "WORK"})
     write_alternatives({data: arguments.work / data for data in arguments.sets}, arguments.out)
 
 
@@ -141,11 +141,15 @@ def share_networks(first: Path, folder: Path, data: str, arguments: argparse.Nam
     (folder / "question.json").write_text(json.dumps(question, indent=1) + "\n", encoding="utf-8")
 
 
-def keep(folder: Path, out: Path) -> None:
-    """Copy what belongs beside this script."""
+def keep(folder: Path, out: Path, places: dict[Path, str]) -> None:
+    """Copy what belongs beside this script; places of this machine get names."""
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("points.csv", "proxy.json", "members.csv", "band.png", "band.svg", "wide.png", "wide.svg"):
+    for name in ("points.csv", "members.csv", "band.png", "wide.png"):
         shutil.copyfile(folder / name, out / name)
+    text = (folder / "proxy.json").read_text(encoding="utf-8")
+    for place, word in places.items():
+        text = text.replace(str(place), word)
+    (out / "proxy.json").write_text(text, encoding="utf-8")
 
 
 def maenas(*words: str) -> None:
