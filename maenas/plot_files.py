@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from maenas.errors import PlotError, reason_of
@@ -135,7 +135,8 @@ def _data_name(data: Mapping[str, Any], path: Path) -> str:
     name, split = _text(data, "name", f"{path}: data"), _text(data, "split", f"{path}: data")
     if name.endswith("instances_val2017.json") and data.get("num_images") == COCO_IMAGES:
         return "COCO val2017"
-    short = name.partition("/annotations/")[0]
+    folder = name.partition("/annotations/")[0].partition("/images/")[0]
+    short = PurePath(folder).name or folder
     return f"{short} ({split}, {_text(data, 'digest', f'{path}: data')})"
 
 

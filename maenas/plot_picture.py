@@ -19,6 +19,7 @@ from maenas.plot_styles import (
     curve_key,
     curve_name,
     curves_of,
+    how_measured,
     mark_notes,
     styles_of,
 )
@@ -139,8 +140,7 @@ def _set_axes(axes: Axes, groups: Sequence[Group], *, title: str, logarithmic: b
         axes.set_yticks([])
     # The digest of the annotations is in the CSV.
     data = re.sub(r", [0-9a-f]{16}\)$", ")", next((point.data for point in rated), ""))
-    how = str(groups[0].conditions) if len(groups) == 1 else f"MIXED: {len(groups)} unlike ways of measuring"
-    axes.set_xlabel(f"latency [ms]\n{how}", fontsize=9, parse_math=False)
+    axes.set_xlabel(f"latency [ms]\n{how_measured(groups)}", fontsize=9, parse_math=False)
     axes.set_ylabel(f"AP on {data} [%]" if data else "no AP", fontsize=9, parse_math=False)
     axes.tick_params(labelsize=8.5)
     if title:

@@ -7,7 +7,7 @@ its own besides, so that nothing rests on colour alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from maenas.plot_points import OWN, Group, Point
@@ -126,11 +126,26 @@ def _laboratory(group: Group) -> str:
     return how.protocol if how.measured_by in (OWN, how.protocol) else f"{how.protocol}, {how.measured_by}"
 
 
+def how_measured(groups: Sequence[Group]) -> str:
+    """The conditions of a picture in a line."""
+    if _differ_in_precision_alone(groups):
+        precisions = dict.fromkeys(group.conditions.precision for group in groups)
+        return str(replace(groups[0].conditions, precision=" and ".join(precisions)))
+    return f"MIXED: {len(groups)} unlike ways of measuring"
+
+
+def _differ_in_precision_alone(groups: Sequence[Group]) -> bool:
+    """Their latencies can be compared: it is the files that differ, not the way of measuring."""
+    return len({replace(group.conditions, precision="") for group in groups}) == 1
+
+
 def mark_notes(groups: Sequence[Group]) -> list[str]:
     """What the marks of a picture mean, as far as they occur."""
     points = [point for group in groups for point in group.points]
     notes = []
-    if len(groups) > 1:
+    if len(groups) > 1 and _differ_in_precision_alone(groups):
+        notes.append("Each precision has marks and a front of its own.")
+    elif len(groups) > 1:
         notes.append(
             f"MIXED: {len(groups)} unlike ways of measuring, marked by shape; do not compare latencies between them."
         )

@@ -121,6 +121,24 @@ def test_coco_is_known_by_its_annotations(tmp_path):
     assert point.data == "COCO val2017"
 
 
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("some/where/cells/annotations/val.json", "cells"),
+        ("/some/where/cells/images/val", "cells"),
+        ("cells", "cells"),
+    ],
+)
+def test_a_set_is_known_by_its_folder_and_digest(tmp_path, name, short):
+    """The same images moved elsewhere stay the same images."""
+    structure = small()
+    write_structure(tmp_path, structure)
+    write_json(tmp_path / "eval.json", evaluation(structure, 0.5, data={"name": name}))
+    write_json(tmp_path / "benchmark.json", benchmark(line(structure, 5.0)))
+    points, _ = run_points([str(tmp_path)], frontier=())
+    assert [each.data for each in points] == [f"{short} (val, {DATA['digest']})"]
+
+
 def test_a_benchmark_that_measured_accuracy_too(tmp_path):
     one = small()
     content = benchmark(line(one, 5.0, ap=0.38), line(one, 3.0, ap=0.36, precision="int8", sha256="c" * 64))
