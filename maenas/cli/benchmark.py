@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -175,7 +174,7 @@ def _accuracy(lines: list[Line], dataset: Any, size: str | None) -> dict[tuple[s
     A runtime that only times a file (torch, which takes it apart, TensorRT, which builds an engine of it) has none.
     """
     from maenas.cli.detector import bundled
-    from maenas.cli.models import progress_bars
+    from maenas.cli.progress import progress_bars
 
     found: dict[tuple[str, str], dict[str, Any]] = {}
     readers = bundled("runtimes").READERS
@@ -188,13 +187,13 @@ def _accuracy(lines: list[Line], dataset: Any, size: str | None) -> dict[tuple[s
     )
     with progress_bars() as bars:
         for label, runtime in wanted:
-            task = bars.add_task(f"AP of {label} in {runtime}", total=len(dataset))
+            task = bars.add(f"AP of {label} in {runtime}", total=len(dataset))
             predictor = bundled("load").load_predictor(label, runtime=runtime)
             evaluation = bundled("evaluate").evaluate(
                 predictor,
                 dataset,
                 image_size=None if size is None else parse_image_size(size),
-                progress=lambda done, total, task=task: bars.update(task, completed=done, total=total),
+                progress=lambda done, total, task=task: bars.show(task, done, total),
             )
             found[label, runtime] = {"ap": evaluation.metrics.ap, "ap50": evaluation.metrics.ap50}
     return found
@@ -227,17 +226,15 @@ def _measure(lines: list[Line], settings: Settings) -> list[Record]:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """A bar on standard error, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    """How far the timings are."""
+    from maenas.cli.progress import progress_bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
-        task = bars.add_task("benchmark", total=None, left="")
+    with progress_bars(left=True) as bars:
+        task = bars.add("benchmark")
 
         def show(done: int, total: int, seconds_left: float | None, key: str) -> None:
             left = "" if seconds_left is None else f"about {seconds_left:.0f} s left"
-            bars.update(task, completed=done, total=total, left=left, description=key)
+            bars.show(task, done, total, left=left, description=key)
 
         yield show
 

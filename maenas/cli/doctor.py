@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,20 +95,16 @@ def _print_environment(found: dict[str, Any]) -> None:
 def _data(arguments: argparse.Namespace) -> int:
     import json
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from maenas.cli.detector import bundled
+    from maenas.cli.progress import progress_bars
 
     out = _out_file(arguments)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = not sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bars:
-        task = bars.add_task("images", total=None)
+    with progress_bars() as bars:
+        task = bars.add("images")
         report = bundled("data.checks").check_data(
             arguments.data,
             pixels=not arguments.quick,
-            progress=lambda done, total: bars.update(task, completed=done, total=total),
+            progress=lambda done, total: bars.show(task, done, total),
         )
     if out is not None:
         _write_sheet(report, out)

@@ -147,13 +147,13 @@ def _measure(
 ) -> tuple[dict[str, Any], Any]:
     """The record of one model on one data set, and its analysis."""
     from maenas.cli.detector import bundled
-    from maenas.cli.models import progress_bars
+    from maenas.cli.progress import progress_bars
     from maenas.cli.question import parse_image_size
 
     predictor, random = opened
     size = None if arguments.image_size is None else parse_image_size(arguments.image_size)
     with progress_bars() as bars:
-        task = bars.add_task(_file_name(model), total=len(dataset))
+        task = bars.add(_file_name(model), total=len(dataset))
         evaluation = bundled("evaluate").evaluate(
             predictor,
             dataset,
@@ -166,7 +166,7 @@ def _measure(
             skip_unreadable=arguments.skip_unreadable,
             counts_as=counts_as,
             tiling=parse_tiling(arguments),
-            progress=lambda done, total: bars.update(task, completed=done, total=total),
+            progress=lambda done, total: bars.show(task, done, total),
         )
     analysis = bundled("evaluation_report").analyse(evaluation)
     return _record(model, predictor, random, analysis, arguments), analysis

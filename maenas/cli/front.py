@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from maenas.cli.question import add_goal_arguments, add_space_arguments, request_from
 
@@ -27,10 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from rich.console import Console
-    from rich.progress import Progress
-
     from maenas.budgets import parse_amount
+    from maenas.cli.progress import progress_bars
     from maenas.files import write_text_atomically
     from maenas.front import front_csv, plot_front, search_front
     from maenas.results import FRONT_FILE, claim_run_dir, default_run_dir, request_record, table_record
@@ -42,9 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.out) if arguments.out else Path("runs") / "front" / default_run_dir(request).name
     asked = {**request_record(request), "from_ms": low, "to_ms": high}
     claim_run_dir(folder, asked, force=arguments.force, record=FRONT_FILE)
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
-        task = bars.add_task("front", total=1.0)
-        points = search_front(request, low, high, lambda fraction: bars.update(task, completed=fraction))
+    with progress_bars(fraction=True) as bars:
+        task = bars.add("front", total=1.0)
+        points = search_front(request, low, high, lambda fraction: bars.show(task, fraction))
     write_text_atomically(folder / "front.csv", front_csv(points))
     plot_front(request, points, folder / "front.png")
     summary = {

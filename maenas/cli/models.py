@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from typing import Any
 
 RUNTIMES = ("torch", "onnxruntime", "openvino", "tensorrt")
 """As `detector.load` knows them, which is not imported to parse arguments."""
@@ -76,12 +72,3 @@ def dataset_record(dataset: Any, *, source: str, split: str) -> dict[str, Any]: 
             {"id": number, "name": name} for number, name in zip(dataset.category_ids, dataset.class_names, strict=True)
         ],
     }
-
-
-def progress_bars() -> Progress:
-    """Bars on standard error, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())

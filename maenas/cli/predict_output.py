@@ -98,20 +98,21 @@ def work_through(stream: Iterator[Any], source: Any, output: Output, tally: Tall
         KeyboardInterrupt: The run was interrupted, unless the source is live.
     """
     from maenas.cli.detector import bundled
-    from maenas.cli.models import progress_bars
+    from maenas.cli.progress import progress_bars
 
     ahead, meter = bundled("ahead").Ahead, bundled("stream_meter").StreamMeter()
     failures = (KeyboardInterrupt, bundled("errors").InputError)
     problem: BaseException | None = None
     with contextlib.ExitStack() as stack:
         bars = stack.enter_context(progress_bars())
-        task = bars.add_task("images" if source.kind in ("image", "collection") else "frames", total=source.length)
+        task = bars.add("images" if source.kind in ("image", "collection") else "frames", total=source.length)
         files = stack.enter_context(_Files(source, output))
         draw = _painter(source, output, meter)
         predictions = stack.enter_context(ahead(stream))
         try:
-            for prediction, picture, draw_ms in stack.enter_context(ahead(map(draw, predictions))):
-                bars.advance(task)
+            drawn = stack.enter_context(ahead(map(draw, predictions)))
+            for number, (prediction, picture, draw_ms) in enumerate(drawn, start=1):
+                bars.show(task, number)
                 if prediction.detections is None:
                     tally.skipped.append({"file_name": prediction.name, "reason": prediction.error})
                     continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -139,23 +138,20 @@ def _published(spaces: tuple[SearchSpace, ...], *, quick: bool) -> tuple[Structu
 
 def _measured(question: Question, target: Path, work: Path, export: Exporter, *, force: bool) -> tuple[Path, Fit]:
     """Run the profile with progress on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
     from maenas.cli.detector import bundled
+    from maenas.cli.progress import progress_bars
     from maenas.profiling.profile import run_profile
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
-        exporting = bars.add_task("exporting networks", total=None, left="")
-        timing = bars.add_task("timing", total=None, left="")
+    with progress_bars(left=True) as bars:
+        exporting = bars.add("exporting networks")
+        timing = bars.add("timing")
 
         def exported(done: int, total: int) -> None:
-            bars.update(exporting, completed=done, total=total)
+            bars.show(exporting, done, total)
 
         def timed(done: int, total: int, seconds: float | None, key: str) -> None:
             left = "" if seconds is None else f"about {seconds / 60:.0f} min left" if seconds > 90 else "nearly done"
-            bars.update(timing, completed=done, total=total, left=left, description=f"timing {key}"[:40])
+            bars.show(timing, done, total, left=left, description=f"timing {key}"[:40])
 
         return run_profile(
             question,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 HELP = "draw a small data set to try training on"
 EXAMPLE = "maenas sample-data shapes --images 400 --seed 0"
@@ -33,20 +32,18 @@ def run(arguments: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from rich.console import Console
-    from rich.progress import Progress
-
     from maenas.cli.detector import bundled
+    from maenas.cli.progress import progress_bars
 
     folder = Path(arguments.folder)
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
-        task = bars.add_task("drawing", total=arguments.images + max(1, arguments.images // 4))
+    with progress_bars() as bars:
+        task = bars.add("drawing", total=arguments.images + max(1, arguments.images // 4))
         counts = bundled("data.sample_data").write_sample_data(
             folder,
             num_train=arguments.images,
             seed=arguments.seed,
             force=arguments.force,
-            progress=lambda done: bars.update(task, completed=done),
+            progress=lambda done: bars.show(task, done),
         )
     data_file = folder / "data.yaml"
     if arguments.json:

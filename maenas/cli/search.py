@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from maenas.cli.question import add_goal_arguments, add_space_arguments, request_from
@@ -95,29 +94,24 @@ def _request(arguments: argparse.Namespace) -> Request:
 
 def _search(request: Request, run_dir: Path) -> SearchResult:
     """Run the search; evolution shows its progress on standard error and can be resumed."""
+    from maenas.cli.progress import progress_bars
     from maenas.search import run_request
 
     if request.solver == "exact":
         return run_request(request)
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
-        task = bars.add_task("evolution", total=request.settings.num_candidates)
+    with progress_bars() as bars:
+        task = bars.add("evolution", total=request.settings.num_candidates)
 
         def show(done: int, best: float) -> None:
-            bars.update(task, completed=done, description=f"evolution, best {best:.3f}")
+            bars.show(task, done, description=f"evolution, best {best:.3f}")
 
         return run_request(request, checkpoint=run_dir / "evolution.json", progress=show)
 
 
 def _search_measured(request: Request, run_dir: Path, *, force: bool) -> MeasuredSearch:
     """Search and measure in turns, with progress on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
     from maenas.cli.detector import bundled, exporter
+    from maenas.cli.progress import progress_bars
     from maenas.errors import BudgetError
     from maenas.measured_search import search_measured
     from maenas.profiling.device import LocalDevice
@@ -125,18 +119,15 @@ def _search_measured(request: Request, run_dir: Path, *, force: bool) -> Measure
 
     if request.goal.table is None or request.goal.scope != "detector":
         raise BudgetError("--measure times whole detectors on a device; expected --device and --scope detector")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
-        task = bars.add_task("exporting", total=None)
+    with progress_bars() as bars:
+        task = bars.add("exporting")
         device = LocalDevice(
             table=request.goal.table,
             folder=run_dir / "measured",
             export=exporter(seed=0),
             bridge=bundled,
             settings=Settings(force=force, min_seconds=1.0),
-            progress=lambda done, total, left, key: bars.update(
-                task, completed=done, total=total, description="timing"
-            ),
+            progress=lambda done, total, left, key: bars.show(task, done, total, description="timing"),
         )
 
         def measure(structures: Sequence[Structure]) -> list[float]:

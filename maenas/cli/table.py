@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -228,16 +227,14 @@ def _merge(arguments: argparse.Namespace) -> int:
 def _import(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from maenas.cli.progress import progress_bars
     from maenas.latency.import_tinynas import import_tinynas
     from maenas.latency.table import load_table
     from maenas.resources import user_table_folder
 
     target = Path(arguments.out) if arguments.out else user_table_folder()
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
-        task = bars.add_task("evaluating", total=1.0)
+    with progress_bars(fraction=True) as bars:
+        task = bars.add("evaluating", total=1.0)
         folder = import_tinynas(
             arguments.file,
             arguments.name,
@@ -246,7 +243,7 @@ def _import(arguments: argparse.Namespace) -> int:
             arguments.force,
             device=arguments.device_name,
             precision=arguments.precision,
-            progress=lambda fraction: bars.update(task, completed=fraction),
+            progress=lambda fraction: bars.show(task, fraction),
         )
     table = load_table(folder)
     print(f"{folder}: {table.num_rows} rows, {table.provenance}, hash {table.table_hash}; use it as --device {folder}")
