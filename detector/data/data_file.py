@@ -141,7 +141,7 @@ def _root(path: Path, content: dict[Any, Any], names: list[str]) -> Path:
     for folder in (named, own):
         if any(_find(folder, name) is not None for name in names):
             return folder
-    if not named.is_dir():
+    if not os.path.isdir(named):
         raise DataError(f"{path}: path is {shown(text)}; no such folder{_not_downloaded(content)}")
     return named
 
@@ -167,7 +167,7 @@ def _find(root: Path, name: str) -> Path | None:
         tries.insert(0, text.removeprefix("../"))
     for each in tries:
         path = Path(os.path.normpath(root / expanded(each)))
-        if path.exists():
+        if os.path.exists(path):  # not Path.exists, which fails on names that no system takes
             return path
     return None
 

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from parser_cases import FUZZ, changed, changed_bytes, changed_text, read_or_refused
 
@@ -78,6 +78,8 @@ def test_coco_files(tmp_path, content):
 
 
 OBJECTS = voc_object("cat", (1, 2, 30.5, 40)) + voc_object("dog", (5, 5, 9, 9), 1)
+LONG = 300 * "9"
+"""A name that no file system takes."""
 XML = f"<annotation><size><width>60</width><height>40</height></size>{OBJECTS}</annotation>"
 
 
@@ -94,6 +96,7 @@ def test_voc_annotations(tmp_path, content):
 
 
 @FUZZ
+@example(f"{LONG}\n")
 @given(changed_text("a\n"))
 def test_voc_lists(tmp_path, text):
     if not (tmp_path / "ImageSets").exists():
@@ -109,6 +112,8 @@ DATA_TEXT = "path: .\ntrain: images/train\nval: [images/train]\nnames: {0: cat, 
 
 
 @FUZZ
+@example(DATA_TEXT.replace("images/train", LONG))
+@example(DATA_TEXT.replace(".", LONG, 1))
 @given(changed(DATA_FILE).map(json.dumps) | changed_text(DATA_TEXT))
 def test_data_files(tmp_path, text):
     (tmp_path / "images" / "train").mkdir(parents=True, exist_ok=True)
