@@ -186,12 +186,10 @@ def _measured_pool(
 
 
 def _densest(timed: Sequence[DrawnNetwork], width: float) -> list[DrawnNetwork]:
-    """As many as possible of these whose measured latencies lie within one band of that width, fastest first."""
+    """As many as possible of these, at least one, with measured latencies in one band of that width, fastest first."""
     ordered = sorted(timed, key=_measured)
     latencies = np.array([_measured(each) for each in ordered])
     starts = np.searchsorted(latencies, (1.0 - width) * latencies)
-    if not ordered:
-        return []
     last = int(np.argmax(np.arange(len(ordered)) - starts))
     return ordered[starts[last] : last + 1]
 
