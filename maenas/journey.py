@@ -69,6 +69,7 @@ class Journey:
         export: Words of `maenas export` but for model, precision, data and folder.
         precisions: Of the exports, each once.
         structure: The given network, fitted to the data, or None where it is searched.
+        searched: Record of the search that the given network comes from, or None.
         weights: The given checkpoint, or None where it is trained.
         exported: Given exports by precision.
         keep_disturbed: Keep timings that other work on the machine disturbed.
@@ -87,6 +88,7 @@ class Journey:
     export: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ("fp32",)
     structure: Path | None = None
+    searched: Path | None = None
     weights: Path | None = None
     exported: Mapping[str, Path] = field(default_factory=dict)
     keep_disturbed: bool = False

@@ -65,6 +65,7 @@ def gather(journey: Journey, record: RunRecord, data: DataFacts) -> Facts:
     structure = load_structure(network_file(journey))
     explained = _read(journey.out / "explain" / "explain.json")
     searched = _read(journey.out / "search" / "search.json") if journey.search else None
+    told = searched if journey.searched is None else _read(journey.searched)
     timed = _read(journey.out / "benchmark" / "benchmark.json") if journey.device.is_here else None
     artifacts = [_artifact(journey, precision, timed) for precision in journey.precisions]
     return {
@@ -77,7 +78,7 @@ def gather(journey: Journey, record: RunRecord, data: DataFacts) -> Facts:
         "given": _given(journey),
         "device": _device(journey, table),
         "network": _network(structure, explained),
-        "choice": None if searched is None else _choice(journey, searched),
+        "choice": None if told is None else _choice(journey, told),
         "latency": _latency(journey, explained, searched, timed, artifacts),
         "training": _training(journey),
         "accuracy": _accuracy(_read(journey.out / "eval" / "eval.json")),
@@ -103,7 +104,10 @@ def _given(journey: Journey) -> list[dict[str, str]]:
     given = []
     if not journey.device.profile:
         given.append({"what": "latency table", "value": journey.device.table, "identity": journey.device.table_hash})
-    if journey.structure is not None and journey.train:
+    if journey.searched is not None:
+        digest = _read(journey.searched)["digest"]
+        given.append({"what": "search", "value": str(journey.searched), "identity": digest})
+    elif journey.structure is not None and journey.train:
         digest = load_structure(journey.structure).digest
         given.append({"what": "network", "value": str(journey.structure), "identity": digest})
     if journey.weights is not None:
@@ -175,6 +179,7 @@ def _choice(journey: Journey, searched: Mapping[str, Any]) -> Facts:
     measured = searched["measured"]
     times = {} if measured is None else {each["digest"]: each["measured_ms"] for each in measured["timed"]}
     return {
+        "given": journey.searched is not None,
         "question": searched["request"],
         "score": searched["score"],
         "objective": searched["objective"],

@@ -180,6 +180,7 @@ def choice_section(facts: Facts, charts: Mapping[str, Chart]) -> Section:
         what = ", ".join(f"{esc(one['what'])} <code>{esc(one['value'])}</code>" for one in given)
         return Section("choice", "Why this network", paragraph(f"It was given, not searched: {what}."))
     question, measured = choice["question"], choice["measured"]
+    here = "the machine of its table" if choice["given"] else "this machine"
     limits = ", ".join(
         f"{metric.replace('_', ' ').removesuffix(' ms')} {value:g}{' ms' if metric == 'latency_ms' else ''}"
         for metric, value in question["budgets"].items()
@@ -197,12 +198,15 @@ def choice_section(facts: Facts, charts: Mapping[str, Chart]) -> Section:
         body.append(
             "<h3>Measured choice</h3>"
             + paragraph(
-                f"{counted(len(measured['timed']), 'network')} timed on this machine in "
+                f"{counted(len(measured['timed']), 'network')} timed on {here} in "
                 f"{counted(measured['rounds'], 'round')}; near this budget the table is off by a factor of "
                 f"{measured['bias']:.3f}. Chosen is the highest score whose <em>measured</em> latency is within "
                 "the budget."
             )
         )
+    if choice["given"]:
+        source = "no latency table" if question["device"] is None else f"table <code>{esc(question['device'])}</code>"
+        body.append(paragraph(f"This search was made before, with {source}, and given: this is what it wrote.", "note"))
     body.append(_shortlist(choice))
     beside = chart_figure(charts["search"]) if "search" in charts else ""
     front = chart_figure(charts["front"]) if "front" in charts else ""

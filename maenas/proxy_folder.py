@@ -74,6 +74,11 @@ class ProxyFolder:
         """The figures; written last."""
         return self.path / "proxy.json"
 
+    @property
+    def measured(self) -> Path:
+        """Journals of the latencies by which networks were drawn."""
+        return self.path / "measured"
+
     def structure(self, digest: str) -> Path:
         """A network's file."""
         return self.path / "structures" / f"{digest}.json"
@@ -121,6 +126,11 @@ class ProxyFolder:
         ]
         write_text_atomically(self.members, csv_text(MEMBER_COLUMNS, rows))
         write_text_atomically(self.question, json.dumps(question, indent=1) + "\n")
+
+    def drop_exports(self) -> None:
+        """Remove the networks that were exported to be timed, several MB each; the journals stay."""
+        for path in self.measured.glob("*.onnx"):
+            path.unlink(missing_ok=True)
 
     def load_members(self) -> list[Member] | None:
         """The networks that an earlier call began with; None if none did.

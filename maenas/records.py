@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MAX_ENTRIES = 1000
 """Longest list a record may hold; more is a mistake or a trap."""
+MAX_YAML_VALUES = 1_000_000
+"""Most values a YAML text may stand for, with every alias written out; more is a trap."""
 
 _EXPECTED = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
 
@@ -78,7 +80,14 @@ def parse_yaml(text: str, *, loader: type[yaml.SafeLoader] | None = None) -> Any
 
     try:
         # Not the C loader: it is faster, but deep nesting ends it, and the process, in a crash.
-        return yaml.load(text, Loader=loader or yaml.SafeLoader)
+        reader = (loader or yaml.SafeLoader)(text)
+        node = reader.get_single_node()
+        if node is None:
+            return None
+        # Before anything is built: merge keys copy what their aliases hold.
+        if _values_with_aliases(node, {}) > MAX_YAML_VALUES:
+            raise ValueError(f"with its aliases it holds more than {MAX_YAML_VALUES} values")
+        return reader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = "" if mark is None else f"line {mark.line + 1}: "
@@ -88,6 +97,25 @@ def parse_yaml(text: str, *, loader: type[yaml.SafeLoader] | None = None) -> Any
     except (TypeError, LookupError, AttributeError):
         # So the reader fails at `!!int ''`, `!!bool x`, `!!timestamp x` ...
         raise ValueError("it has a tag on a value that does not fit") from None
+
+
+def _values_with_aliases(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """How many values a node stands for; `known` has None for those under way."""
+    import yaml
+
+    key = id(node)
+    if key not in known:
+        known[key] = None
+        below: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            below = node.value
+        elif isinstance(node, yaml.MappingNode):
+            below = [part for pair in node.value for part in pair]
+        known[key] = 1 + sum(_values_with_aliases(each, known) for each in below)
+    count = known[key]
+    if count is None:
+        raise ValueError(f"line {node.start_mark.line + 1}: a value contains itself")
+    return count
 
 
 def build(cls: type[T], content: object, *, source: str, error: type[MaenasError], where: str = "") -> T:

@@ -115,6 +115,17 @@ def test_a_journey_for_another_machine_says_that_nothing_was_measured(charts):
     assert "measured ms" not in text
 
 
+def test_a_search_that_was_given_is_told_with_its_table(charts):
+    facts = made_facts()
+    assert "This search was made before" not in page(facts, charts)
+    facts["choice"] |= {"given": True, "question": facts["choice"]["question"] | {"device": "<t4>"}}
+    text = page(facts, charts)
+    assert "This search was made before, with table <code>&lt;t4&gt;</code>, and given" in text
+    assert "2 networks timed on the machine of its table" in text
+    facts["choice"]["question"]["device"] = None
+    assert "This search was made before, with no latency table, and given" in page(facts, charts)
+
+
 @pytest.mark.parametrize(
     ("ms", "expected", "words"),
     [

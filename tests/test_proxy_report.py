@@ -186,6 +186,16 @@ def test_a_folder_goes_on_with_its_own_question_only(tmp_path):
         folder.load_members()
 
 
+def test_networks_that_were_timed_are_removed_and_their_journal_is_not(tmp_path):
+    folder = ProxyFolder(tmp_path)
+    folder.drop_exports()  # nothing was measured
+    folder.measured.mkdir()
+    for name in ("a.onnx", "b.onnx", "b-2.jsonl"):
+        (folder.measured / name).write_text("x")
+    folder.drop_exports()
+    assert [path.name for path in folder.measured.iterdir()] == ["b-2.jsonl"]
+
+
 @pytest.mark.parametrize("value", [1.25, math.nan, -math.inf])
 def test_slow_scores_are_computed_once(tmp_path, value):
     calls = []

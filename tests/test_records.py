@@ -9,7 +9,7 @@ import pytest
 
 from maenas.errors import did_you_mean, first_line
 from maenas.files import sha256_of
-from maenas.records import is_count, is_number
+from maenas.records import is_count, is_number, parse_yaml
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,24 @@ def test_a_hash_is_that_of_all_files(tmp_path):
     assert sha256_of(second) == hashlib.sha256(b"weights").hexdigest()
     with pytest.raises(OSError, match="missing"):
         sha256_of(first, tmp_path / "missing")
+
+
+def test_yaml_is_read_with_its_aliases_and_merge_keys():
+    text = "base: &base {a: 1, b: 2}\nother: {<<: *base, b: 3}\nsame: *base\n"
+    assert parse_yaml(text) == {"base": {"a": 1, "b": 2}, "other": {"a": 1, "b": 3}, "same": {"a": 1, "b": 2}}
+    assert parse_yaml("") is None
+
+
+@pytest.mark.parametrize("first", ["{k: 1}", "[1, 2]"], ids=["merge-keys", "lists"])
+def test_yaml_that_would_grow_without_end_is_refused_before_it_does(first):
+    lines = [f"a0: &a0 {first}"]
+    for level in range(1, 30):
+        aliases = ", ".join([f"*a{level - 1}"] * 9)
+        lines.append(f"a{level}: &a{level} " + (f"{{<<: [{aliases}]}}" if "k" in first else f"[{aliases}]"))
+    with pytest.raises(ValueError, match="with its aliases it holds more than 1000000 values"):
+        parse_yaml("\n".join(lines))
+
+
+def test_yaml_that_contains_itself_is_refused():
+    with pytest.raises(ValueError, match="line 2: a value contains itself"):
+        parse_yaml("a: 1\nb: &b [1, *b]\n")

@@ -74,7 +74,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if request is None:
             given = _given(arguments, table)
             group_sizes(given)
-        _check_data(arguments.data)
+        _check_training(arguments)
 
     def waiting() -> None:
         print(f"maenas: another campaign still writes into {arguments.out}", file=sys.stderr)
@@ -86,6 +86,7 @@ def _run(arguments: argparse.Namespace) -> int:
             assert members is not None
             group_sizes(members)
             folder.begin(question, members)
+            folder.drop_exports()
         return _campaign(arguments, folder, question, members, _values(members, folder, request, table, own))
 
 
@@ -145,16 +146,20 @@ def _own_scores(names: Sequence[str]) -> list[Any]:
     return [resolve_score(name) for name in names]
 
 
-def _check_data(path: str) -> None:
-    """Refuse now what every training would refuse after the scores were computed.
+def _check_training(arguments: argparse.Namespace) -> None:
+    """Refuse now what every training would refuse after the networks were drawn and timed.
 
     Raises:
+        ConfigError: The recipe or a setting cannot be used.
         DataError: There is no such data set, or it lacks a split.
     """
     from maenas.cli.detector import bundled
 
+    lengths = {"train.epochs": arguments.epochs, "train.max_minutes": arguments.max_minutes}
+    changes = {name: value for name, value in lengths.items() if value is not None}
+    bundled("config").load_config(arguments.recipe, changes=changes, overrides=arguments.set)
     for split in ("train", "val"):
-        bundled("data.source").load_split(path, split)
+        bundled("data.source").load_split(arguments.data, split)
 
 
 def _table(arguments: argparse.Namespace) -> LatencyTable | None:
@@ -214,7 +219,7 @@ def _measure(request: Request, folder: ProxyFolder) -> Callable[[Sequence[Struct
     assert request.goal.table is not None
     device = LocalDevice(
         table=request.goal.table,
-        folder=folder.path / "measured",
+        folder=folder.measured,
         export=exporter(seed=0),
         bridge=bundled,
         settings=Settings(min_seconds=1.0),

@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--nms", choices=["none", "end2end"], help="suppression inside the file (default: none)")
     given = parser.add_argument_group("given instead of made")
     given.add_argument("--structure", metavar="FILE", help="network: structure file or published name; no search")
+    given.add_argument("--searched", metavar="DIR", help="folder of maenas search: its network and proof; no search")
     given.add_argument("--weights", metavar="CKPT", help="trained checkpoint; neither search nor training")
     given.add_argument("--exported", nargs="+", metavar="DIR", help="folders of exports; as --weights, and no export")
     output = parser.add_argument_group("output")

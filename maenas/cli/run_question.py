@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,15 +14,17 @@ from maenas.budgets import parse_amount
 from maenas.cli.detector import bundled
 from maenas.cli.question import parse_image_size, parse_margin, parse_names, request_from
 from maenas.cli.run_words import check_training, front_words, given_words, search_words, train_words
-from maenas.files import make_folder
+from maenas.files import make_folder, write_text_atomically
 from maenas.journey import Device, Journey, JourneyError, card_file
 from maenas.journey_facts import DataFacts, Facts, gather
 from maenas.journey_record import Entry, RunRecord, file_sha256
+from maenas.journey_searched import read_searched
 from maenas.journey_tables import installed_backend, local_device, named_device, new_device, space_ops
 from maenas.latency.table import load_table
 from maenas.latency.table_local import LOCAL
 from maenas.lowering.detector import lower
 from maenas.published import resolve_structure
+from maenas.results import SEARCH_FILE
 from maenas.spaces import SearchSpace
 from maenas.structure import Structure, save_structure
 
@@ -44,6 +47,7 @@ class Asked:
         data_digest: Of its annotations.
         space: The search space with the data's classes; None where the network is given.
         structure: The given network with the data's classes, or None.
+        searched: The record of the search that it comes from, or None.
         weights: The given checkpoint, or None.
         exported: Given exports by precision.
     """
@@ -56,6 +60,7 @@ class Asked:
     data_digest: str
     space: SearchSpace | None
     structure: Structure | None
+    searched: str | None
     weights: Path | None
     exported: dict[str, Path]
 
@@ -85,6 +90,7 @@ class Asked:
             export=given_words(arguments, ("format", "nms")),
             precisions=precisions,
             structure=None if self.structure is None else self.out / "network" / "structure.json",
+            searched=None if self.searched is None else self.out / "network" / "search.json",
             weights=self.weights,
             exported=self.exported,
             keep_disturbed=arguments.keep_disturbed,
@@ -96,6 +102,8 @@ class Asked:
         if self.structure is not None and journey.structure is not None:
             make_folder(journey.structure.parent)
             save_structure(self.structure, journey.structure)
+        if self.searched is not None and journey.searched is not None:
+            write_text_atomically(journey.searched, self.searched)
 
     def report(self, journey: Journey, record: RunRecord) -> tuple[Facts, Path]:
         """Gather what the steps wrote, draw it, and write the report; its facts and its page."""
@@ -148,7 +156,8 @@ def ask(arguments: argparse.Namespace, *, options: Sequence[tuple[str, str]]) ->
     weights = None if arguments.weights is None else Path(arguments.weights)
     cards = _cards(arguments.exported or ())
     exported = {precision: folder for precision, (folder, _) in cards.items()}
-    given = _given_structure(arguments, weights, cards)
+    searched = None if arguments.searched is None else read_searched(Path(arguments.searched))
+    given = _given_structure(arguments, weights, cards, None if searched is None else searched[0])
     if arguments.teacher is not None:
         bundled("checkpoint").load_checkpoint(arguments.teacher)  # said now, not after a search
     if data.val is None or (data.train is None and weights is None and not exported):
@@ -161,10 +170,21 @@ def ask(arguments: argparse.Namespace, *, options: Sequence[tuple[str, str]]) ->
     elif arguments.block is not None or arguments.space is not None:
         raise JourneyError("--block or --space is given, and so is the network; expected one of them")
     else:
-        given = _fitted(given, arguments, num_classes=num_classes, trained=weights is not None or bool(exported))
+        fitted = _fitted(given, arguments, num_classes=num_classes, trained=weights is not None or bool(exported))
+        if searched is not None and fitted.digest != given.digest:
+            size = "x".join(map(str, given.image_size))
+            raise JourneyError(
+                f"--searched {arguments.searched}: its network is for {given.head.num_classes} classes at {size} px; "
+                f"expected one for {num_classes} classes"
+                + ("" if arguments.image_size is None else f" at {arguments.image_size} px")
+                + " (maenas search --num-classes), or --structure, without the search's proof"
+            )
+        given = fitted
     check_training(arguments, trained=weights is not None or bool(exported), data=data)
     digest = _digest(data)
     files = [("--structure", arguments.structure), ("--weights", arguments.weights), ("--teacher", arguments.teacher)]
+    if arguments.searched is not None:
+        files.append(("--searched", str(Path(arguments.searched) / SEARCH_FILE)))
     named = [
         Entry(f"SHA-256 of {option}", file_sha256(Path(value)))
         for option, value in files
@@ -172,7 +192,8 @@ def ask(arguments: argparse.Namespace, *, options: Sequence[tuple[str, str]]) ->
     ]
     entries = (*(Entry(name, value) for name, value in options), Entry("annotations of --data", digest), *named)
     out = Path(arguments.out) if arguments.out else _default_out(arguments)
-    return Asked(arguments, entries, out, budget_ms, data, digest, space, given, weights, exported)
+    record = None if searched is None else json.dumps(searched[1], indent=1) + "\n"
+    return Asked(arguments, entries, out, budget_ms, data, digest, space, given, record, weights, exported)
 
 
 def _space(arguments: argparse.Namespace, num_classes: int, budget_ms: float) -> SearchSpace:
@@ -190,7 +211,10 @@ def _space(arguments: argparse.Namespace, num_classes: int, budget_ms: float) ->
 
 
 def _given_structure(
-    arguments: argparse.Namespace, weights: Path | None, cards: dict[str, tuple[Path, Any]]
+    arguments: argparse.Namespace,
+    weights: Path | None,
+    cards: dict[str, tuple[Path, Any]],
+    searched: Structure | None,
 ) -> Structure | None:
     """The network of whatever was given that has one.
 
@@ -198,6 +222,10 @@ def _given_structure(
         MaenasError: It cannot be read, or two things that were given are of different networks.
     """
     found: dict[str, Structure] = {f"--exported ({name})": card.structure for name, (_, card) in cards.items()}
+    if searched is not None:
+        if arguments.structure is not None:
+            raise JourneyError("--structure is given, and so is --searched; expected one of them")
+        found["--searched"] = searched
     if weights is not None:
         found["--weights"] = bundled("checkpoint").load_checkpoint(weights).structure
     if arguments.structure is not None:

@@ -32,6 +32,9 @@ from maenas.structure import Head, load_structure, save_structure  # noqa: E402
 
 DEPTHS = ((1, 1, 1, 1), (1, 2, 1, 1), (1, 1, 2, 2))
 
+FAILS = "train.batch_size=7"
+"""A run with this setting ends without a result."""
+
 OWN = """
 import math
 
@@ -77,7 +80,7 @@ def trained(monkeypatch):
             asked.append(run)
             units = sum(stage.depth for stage in load_structure(run.arguments[0]).backbone.stages)
             seed = int(run.arguments[run.arguments.index("--seed") + 1])
-            if "fail" not in run.arguments or seed == 0:
+            if FAILS not in run.arguments or seed == 0:
                 write_result(run.folder, {4: 0.30, 5: 0.35}.get(units, 0.50) + 0.01 * seed)
         return {run.name: "it diverged" for run in runs if not run.finished}
 
@@ -100,7 +103,7 @@ def test_given_structures(maenas, structures, trained, tmp_path, monkeypatch):
         "--data",
         "data/data.yaml",
         "--epochs",
-        3,
+        20,
         "--set",
         "train.batch_size=4",
         "--image-size",
@@ -111,7 +114,7 @@ def test_given_structures(maenas, structures, trained, tmp_path, monkeypatch):
     assert code == 0, err
     assert [run.name[-1] for run in trained] == ["0"] * 3 + ["1"] * 3, "seed by seed"
     words = trained[0].arguments
-    assert words[1:7] == ("--data", "data/data.yaml", "--recipe", "small-data", "--epochs", "3")
+    assert words[1:7] == ("--data", "data/data.yaml", "--recipe", "small-data", "--epochs", "20")
     assert words[7:] == ("--seed", "0", "--set", "eval.samples=0", "log.curves=false", "train.batch_size=4")
     for expected in (
         "group given: 3 networks, best first",
@@ -142,20 +145,20 @@ def test_given_structures(maenas, structures, trained, tmp_path, monkeypatch):
     # The same command again, with a third seed: what is there is not made again.
     code, out, err = maenas(*options, "--seeds", 0, 1, 2, "--json")
     assert code == 0 and json.loads(out)["groups"][0]["seeds"] == [0, 1, 2]
-    code, _, err = maenas(*options[:-6], "--epochs", 4)
-    assert code == 2 and "holds a campaign with other epochs (3 -> 4); expected another --out" in err
+    code, _, err = maenas(*options[:-6], "--epochs", 24)
+    assert code == 2 and "holds a campaign with other epochs (20 -> 24); expected another --out" in err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
 def test_one_campaign_at_a_time_owns_a_folder(maenas, structures, trained):
     with owned(Path("out"), waiting=lambda: None):
-        code, _, error = maenas(*structures, "--data", "data", "--epochs", "2", "--out", "out")
+        code, _, error = maenas(*structures, "--data", "data", "--epochs", "20", "--out", "out")
     assert code == 2 and not trained
     assert "out: another run, or a step of it, is still writing into it; expected another --out" in error
 
 
 def test_a_failed_run_leaves_its_network_out(maenas, structures, trained):
-    code, _, err = maenas(*structures, "--data", "data/data.yaml", "--set", "fail")
+    code, _, err = maenas(*structures, "--data", "data/data.yaml", "--set", FAILS)
     assert code == 2 and "group given has 0 networks with results; expected at least 3; " in err
     assert "-seed1 failed: it diverged" in err
 
@@ -209,6 +212,9 @@ def test_drawn_networks(maenas, trained, tmp_path):
         (["a.json", "--cores", "9999"], "--cores are 9999; expected different ones of"),
         (["damo-yolo-t", "damo-yolo-s"], "group given has 2 structures; expected at least 3"),
         (["damo-yolo-t", "damo-yolo-s", "damo-yolo-m"], "gone: "),
+        (["damo-yolo-t", "damo-yolo-s", "damo-yolo-m", "--recipe", "smal-data"], "recipe 'smal-data' is unknown; "),
+        (["damo-yolo-t", "damo-yolo-s", "damo-yolo-m", "--set", "train.epoch=3"], "train.epoch is not a field"),
+        (["damo-yolo-t", "damo-yolo-s", "damo-yolo-m", "--epochs", "0"], "train.epochs is 0; expected"),
     ],
 )  # fmt: skip
 def test_messages(maenas, words, message):

@@ -131,6 +131,27 @@ def test_a_plan_with_given_weights(maenas, data, weights):
     assert steps["eval"][2] == str(weights)
 
 
+def test_a_plan_with_a_given_search(maenas, refused, data, tmp_path):
+    words = ("search", "--block", "res", "--device", "t4", "--budget", "2.5ms", "--out", str(tmp_path / "found"))
+    assert main([*words, "--num-classes", "2"]) == 0
+    options = (*USUAL, "--data", data, "--dry-run", "--searched", tmp_path / "found")
+    code, out, err = maenas(*options, "--json")
+    assert code == 0, err
+    record, steps = plan(out[out.index("{") :])
+    assert list(steps)[:3] == ["explain", "train", "eval"]
+    assert steps["explain"][2] == f"{record['out']}/network/structure.json"
+    assert "--structure is given, and so is --searched; expected one of them" in refused(
+        *options, "--structure", "damo-yolo-t"
+    )
+    assert "--searched " in (message := refused(*options, "--image-size", "320"))
+    assert "for 2 classes at 640x640 px; expected one for 2 classes at 320 px (maenas search" in message
+    assert main([*words, "--force"]) == 0
+    refused_for = refused(*options).partition("its network is ")[2]
+    assert refused_for.startswith("for 80 classes at 640x640 px; expected one for 2 classes (maenas search")
+    (tmp_path / "found" / "search.json").unlink()
+    assert "search.json: cannot be read (No such file or directory)" in refused(*options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -302,3 +323,13 @@ def test_a_journey_that_is_stopped_and_killed_on_the_way(maenas, tmp_path):
     code, printed, err = maenas(*more, "--force")
     assert code == 0, err
     assert err.count("done already") == 8 and "fp16:    journey/export/fp16, AP " in printed
+    # The search and the files given to another journey: the same network with the same proof, nothing searched.
+    given = ("--searched", out / "search", "--exported", out / "export" / "fp32")
+    code, printed, err = maenas(*options[:6], *given, "--out", "given", "--json")
+    assert code == 0, err
+    again = json.loads(printed)
+    assert [step["name"] for step in again["steps"]] == ["explain", "eval", "check-fp32", "plot"]
+    assert again["choice"] == facts["choice"] | {"given": True, "front": []}
+    assert [one["what"] for one in again["given"]] == ["latency table", "search", "fp32 files"]
+    table = f"table <code>{facts['device']['table']}</code>"
+    assert f"This search was made before, with {table}, and given" in Path("given/report.html").read_text()
