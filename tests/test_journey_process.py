@@ -35,7 +35,7 @@ while True:
 """
 
 
-def appears(path: Path, text: str, seconds: float = 30.0) -> bool:
+def appears(path: Path, text: str, seconds: float = 120.0) -> bool:
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         if path.exists() and text in path.read_text():

@@ -420,7 +420,7 @@ def test_a_separable_score_that_is_not_finite_somewhere_stops_the_search(tmp_pat
     command += ["--score", "made_partly:partly"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30, check=False
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 2
     assert "maenas: error: score made_partly:partly gave nan" in done.stderr
