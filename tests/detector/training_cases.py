@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,20 +105,21 @@ def fast_config(**changes: object) -> TrainConfig:
     return load_config(changes={**FAST, **given})
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self.now = time.monotonic()
+def take_exactly(monkeypatch: pytest.MonkeyPatch, *, seconds: float) -> None:
+    """Let every step of a training take this time by its clock, and nothing else any, however busy the machine is."""
+    import detector.train
 
-    def monotonic(self) -> float:
-        self.now += 0.1
-        return self.now
+    now = time.monotonic()
+    make_step = detector.train.make_step
 
+    def step(*given: object) -> object:
+        nonlocal now
+        now += seconds
+        return make_step(*given)
 
-def tick_by_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make each look of a training at its clock take 0.1 s, three or four of them a step, however busy the machine."""
-    clock = _Clock()
+    monkeypatch.setattr(detector.train, "make_step", step)
     for module in ("train", "training_run", "epoch_end"):
-        monkeypatch.setattr(f"detector.{module}.time", clock)
+        monkeypatch.setattr(f"detector.{module}.time", SimpleNamespace(monotonic=lambda: now))
 
 
 def weights_of(path: Path) -> dict[str, torch.Tensor]:
