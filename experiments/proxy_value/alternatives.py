@@ -112,6 +112,12 @@ def group_data(folder: Path, group: str) -> GroupData:
     return GroupData(tuple(aps), np.array(values), np.array([np.mean(each) for each in aps.values()]))
 
 
+def pooled(parts: Sequence[GroupData]) -> GroupData:
+    """The same networks on all data sets together: their APs in standard deviations, averaged."""
+    standard = [(part.aps - part.aps.mean()) / part.aps.std() for part in parts]
+    return GroupData(parts[0].digests, parts[0].values, np.mean(standard, axis=0))
+
+
 def best_row(values: Floats, aps: Floats) -> int:
     """The candidate of the highest tau-b; the first of equally good ones."""
     taus = tau_rows(values, np.tile(aps, (len(values), 1)))
@@ -174,7 +180,10 @@ def write_alternatives(folders: Mapping[str, Path], out: Path, *, groups: Sequen
     lines = [["data", "group", "candidate", "tau", "low", "high", "less_madnas", "less_low", "less_high"]]
     for group in groups:
         found = {data: group_data(folder, group) for data, folder in folders.items()}
-        for data, one in found.items():
+        together = {}
+        if len(found) > 1 and len({one.digests for one in found.values()}) == 1:
+            together["+".join(found)] = pooled(list(found.values()))
+        for data, one in {**found, **together}.items():
             judged = judge(one)
             report[f"{data} {group}"] = judged
             for row in judged["candidates"]:
