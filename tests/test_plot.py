@@ -112,10 +112,20 @@ def test_the_golden_csv(plot, here):
     assert (here / "a.csv").read_text(encoding="utf-8") == GOLDEN.read_text(encoding="utf-8")
 
 
-def test_equal_questions_give_equal_files(plot, here):
-    for name in ("a.svg", "b.svg"):
-        assert plot("runs", "--out", name, "--labels", "none")[0] == 0
-    assert (here / "a.svg").read_bytes() == (here / "b.svg").read_bytes()
+@pytest.mark.parametrize("kind", ["svg", "pdf", "png"])
+def test_equal_questions_give_equal_files(plot, here, kind):
+    for name in ("a", "b"):
+        assert plot("runs", "--out", f"{name}.{kind}", "--labels", "none")[0] == 0
+    assert (here / f"a.{kind}").read_bytes() == (here / f"b.{kind}").read_bytes()
+
+
+def test_a_pdf_for_a_paper(plot, here):
+    assert plot("runs", "--out", "a.pdf", "--title", "cells")[0] == 0
+    content = (here / "a.pdf").read_bytes()
+    assert content.startswith(b"%PDF-") and content.rstrip().endswith(b"%%EOF")
+    # TrueType letters, and nothing that tells when or with what it was made.
+    assert b"/Type0" in content and b"/Type3" not in content
+    assert not re.search(rb"/(CreationDate|Producer|Creator)\b", content)
 
 
 def test_published_points_measured_alike_come_by_themselves(plot, here):
@@ -144,7 +154,7 @@ def test_mixing_needs_a_word(plot, here):
     [
         (["--out", "a.svg"], "measured in 12 unlike ways"),
         (["--out", "a.svg", "--protocol", "damo"], "--protocol is 'damo'; expected some of damo-paper-t4, "),
-        (["runs", "--out", "a.jpg"], "--out is 'a.jpg'; expected a file that ends in .png, .svg, .html"),
+        (["runs", "--out", "a.jpg"], "--out is 'a.jpg'; expected a file that ends in .png, .svg, .pdf, .html"),
         (["runs", "--out", "rivals.svg"], "rivals.csv: exists already; expected a new file, or --force"),
         (["runs", "--out", "no/such/a.svg"], "no/such/a.svg: cannot be written"),
         (["nowhere", "--out", "a.svg"], "nowhere: no such run folder or file"),

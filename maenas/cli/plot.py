@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from maenas.frontier import FrontierRow
     from maenas.plot_points import Filters, Group, Point
 
-HELP = "draw AP against latency of runs and published networks, with the front, as PNG, SVG or HTML"
+HELP = "draw AP against latency of runs and published networks, with the front, as PNG, SVG, PDF or HTML"
 EXAMPLE = "maenas plot damo-yolo-t damo-yolo-s damo-yolo-m damo-yolo-l --predict t4 --out latency-ap.html"
 
-SUFFIXES = (".png", ".svg", ".html")
+SUFFIXES = (".png", ".svg", ".pdf", ".html")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs", nargs="*", metavar="RUN", help="folders and files of search, train, eval, export, benchmark; or names"
     )
     parser.add_argument(
-        "--out", action="append", required=True, metavar="FILE", help="picture: .png, .svg or .html; may be repeated"
+        "--out",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="picture: .png, .svg, .pdf, .html; may be repeated",
     )
     sources = parser.add_argument_group("what is drawn")
     sources.add_argument(
