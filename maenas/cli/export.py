@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     int8.add_argument("--accuracy-aware", action="store_true", help="OpenVINO: NNCF's own search instead of auto")
     int8.add_argument("--seven-bits", action="store_true", help="weights in 7 bits, for CPUs without VNNI")
-    int8.add_argument("--sensitivity", metavar="DIR", help="write sensitivity.csv and .png of all layers there")
+    int8.add_argument("--sensitivity", metavar="DIR", help="write sensitivity-FORMAT.csv and .png of all layers there")
     engine = parser.add_argument_group("TensorRT")
     engine.add_argument(
         "--tensorrt-nms",

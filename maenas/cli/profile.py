@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quantised", nargs="+", metavar="FILE", help="quantised ONNX files to measure, for --precision int8"
     )
     how = parser.add_argument_group("how much is measured")
-    how.add_argument("--quick", action="store_true", help="2 to 3 minutes, not 10 to 15: fewer networks, two passes")
+    how.add_argument("--quick", action="store_true", help="2 to 4 minutes, not 6 to 11: fewer networks, two passes")
     how.add_argument("--networks", type=int, metavar="N", help="networks whose layers are timed")
     how.add_argument("--max-gflops", type=float, metavar="G", help="leave out networks with more (default: 25)")
     how.add_argument("--foreign", nargs="+", metavar="FILE", help="ONNX files of other networks for the error report")
