@@ -44,6 +44,11 @@ def _check_record(record: object, path: Path) -> None:
     _require(record, _FIELDS, str(path), "")
     assert isinstance(record, dict)
     _require(record["request"], _REQUEST, str(path), "request.")
+    if record["request"]["scope"] != "detector" or "latency_ms" not in record["request"]["budgets"]:
+        raise JourneyError(
+            f"{path}: the search bounds {record['request']['scope']} by {', '.join(record['request']['budgets'])}; "
+            "expected the latency of the whole detector, or --structure with its structure.json, without the proof"
+        )
     for metric, limit in record["request"]["budgets"].items():
         _require({metric: limit}, {metric: (is_number, "a number")}, str(path), "request.budgets.")
     if record["certificate"] is not None:
@@ -98,7 +103,7 @@ _FIELDS = {
     "request": (_is_object, "an object"), "certificate": _MAYBE_OBJECT, "shortlist": _LIST, "measured": _MAYBE_OBJECT,
 }  # fmt: skip
 _REQUEST = {
-    "space": _TEXT, "variant": _TEXT, "score": _TEXT, "image_size": (_is_size, "[height, width]"),
+    "space": _TEXT, "variant": _TEXT, "score": _TEXT, "scope": _TEXT, "image_size": (_is_size, "[height, width]"),
     "budgets": (_is_object, "an object"), "device": (_or_null(_is_text), "a text or null"),
 }  # fmt: skip
 _CERTIFICATE = {"upper_bound": _NUMBER, "gap": _NUMBER, "labels": _NUMBER, "pruned": _NUMBER}

@@ -140,6 +140,12 @@ class ProxyFolder:
         """
         if not self.question.exists():
             return None
+        try:
+            return self._members()
+        except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+            raise OutputError(f"{self.members}: cannot be read ({reason_of(error)}); expected another --out") from error
+
+    def _members(self) -> list[Member]:
         members = []
         with self.members.open(newline="", encoding="utf-8") as stream:
             for row in csv.DictReader(stream):
@@ -151,6 +157,8 @@ class ProxyFolder:
                     )
                 predicted, measured = (float(row[k]) if row[k] else None for k in ("predicted_ms", "measured_ms"))
                 members.append(Member(row["group"], structure, predicted, measured))
+        if not members:
+            raise ValueError("no network is listed")
         return members
 
     def remembered(self, name: str, function: Callable[[Structure], float]) -> Callable[[Structure], float]:
@@ -159,9 +167,13 @@ class ProxyFolder:
         def value(structure: Structure) -> float:
             known = _read_json(self.forward_scores) if self.forward_scores.exists() else {}
             of_name = known.setdefault(name, {})
-            if structure.digest not in of_name:
-                of_name[structure.digest] = repr(float(function(structure)))
-                write_text_atomically(self.forward_scores, json.dumps(known, indent=1) + "\n")
+            try:
+                if structure.digest in of_name:
+                    return float(of_name[structure.digest])
+            except (TypeError, ValueError):
+                raise OutputError(f"{self.forward_scores}: {name} is damaged; remove the file") from None
+            of_name[structure.digest] = repr(float(function(structure)))
+            write_text_atomically(self.forward_scores, json.dumps(known, indent=1) + "\n")
             return float(of_name[structure.digest])
 
         return value

@@ -56,7 +56,7 @@ def _draw(group: GroupResult, title: str) -> Figure:
             usable.append((panel, score))
     for panel in panels[len(group.scores) :]:
         panel.set_visible(False)
-    figure.suptitle(f"{title}\n{_conditions(group)}", fontsize=9)
+    figure.suptitle(f"{title}\n{_conditions(group)}", fontsize=9, parse_math=False)
     figure.draw_without_rendering()  # final sizes, which the names are placed by
     for panel, score in usable:
         _name_points(panel, group, group.values[score.name])
@@ -83,7 +83,7 @@ def interval_text(interval: Interval, *, factor: float = 1.0, digits: int = 2) -
 
 
 def _say(panel: Axes, score: ScoreResult) -> None:
-    panel.set_title(score.name, fontsize=9)
+    panel.set_title(score.name, fontsize=9, parse_math=False)
     panel.text(
         0.5, 0.5, textwrap.fill(score.problem, 34), ha="center", va="center", fontsize=8, transform=panel.transAxes
     )
@@ -103,8 +103,10 @@ def _scatter(panel: Axes, group: GroupResult, score: ScoreResult) -> None:
     panel.scatter(values[picked], means[picked], s=34, color=_PICK, marker="D", zorder=3)
     assert score.kendall is not None and score.regret is not None
     lost = interval_text(score.regret, factor=100, digits=1)
-    panel.set_title(f"{score.name}: tau {interval_text(score.kendall)}\nregret {lost} AP", fontsize=8.5)
-    panel.set_xlabel(score.name, fontsize=8)
+    panel.set_title(
+        f"{score.name}: tau {interval_text(score.kendall)}\nregret {lost} AP", fontsize=8.5, parse_math=False
+    )
+    panel.set_xlabel(score.name, fontsize=8, parse_math=False)
     panel.set_ylabel("AP", fontsize=8)
     panel.tick_params(labelsize=7)
     panel.xaxis.get_offset_text().set_fontsize(7)

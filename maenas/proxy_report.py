@@ -190,9 +190,8 @@ def _judge(name: str, table: Mapping[str, Floats], aps: Floats, reasons: set[str
         return ScoreResult(name, problem=problem)
     madnas = table.get("madnas")
     compared = name != "madnas" and madnas is not None and not problem_of(madnas, aps)
-    equals = [
-        other for other in list(table)[: list(table).index(name)] if np.allclose(table[other], values, rtol=1e-12)
-    ]
+    before = list(table)[: list(table).index(name)]
+    equals = [other for other in before if np.allclose(table[other], values, rtol=1e-12, atol=0.0)]
     kendall = bootstrap(values, aps, tau_rows, resamples=resamples)
     notes = [f"equal to {equals[0]}"] if equals else []
     if kendall.degenerate > 0:

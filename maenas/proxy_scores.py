@@ -30,7 +30,7 @@ class ScoreValues:
 
     Attributes:
         name: Of the score.
-        values: By digest; NaN where there is none.
+        values: By digest, to 12 digits; NaN where there is none.
         reasons: Why, by digest, where it is known.
     """
 
@@ -79,7 +79,7 @@ def score_values(
         if score.name in functions:
             raise ScoreError(f"score {score.name!r} is compared already; expected another one")
         progress(score.name)
-        values = {structure.digest: raw_score(score, structure) for structure in structures}
+        values = {structure.digest: _settled(raw_score(score, structure)) for structure in structures}
         found.append(ScoreValues(score.name, values, {}))
     return found
 
@@ -118,6 +118,11 @@ def reference_reading(structure: Structure) -> Structure:
     return replace(reference_from_content(content, source=structure.name), name=structure.name)
 
 
+def _settled(value: float) -> float:
+    """Without the digits that depend on the order of summation: equal scores must tie, not be ranked by rounding."""
+    return float(f"{value:.12g}")
+
+
 def _shipped(score: Score) -> Callable[[Structure], float]:
     return lambda structure: raw_score(score, structure)
 
@@ -135,7 +140,7 @@ def _all_values(name: str, function: Callable[[Structure], float], structures: S
     reasons: dict[str, str] = {}
     for structure in structures:
         try:
-            values[structure.digest] = float(function(structure))
+            values[structure.digest] = _settled(function(structure))
         except MaenasError as error:
             values[structure.digest] = math.nan
             reasons[structure.digest] = str(error)

@@ -92,7 +92,7 @@ def parse_yaml(text: str, *, loader: type[yaml.SafeLoader] | None = None) -> Any
         mark = error.problem_mark or error.context_mark
         where = "" if mark is None else f"line {mark.line + 1}: "
         raise ValueError(where + " ".join(str(error.problem or error.context).split())) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
         raise ValueError(" ".join(str(error).split())) from None
     except (TypeError, LookupError, AttributeError):
         # So the reader fails at `!!int ''`, `!!bool x`, `!!timestamp x` ...

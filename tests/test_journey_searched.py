@@ -72,6 +72,8 @@ def test_a_measured_search_is_read(changed):
         (["shortlist", 1, "score"], "high", r'shortlist\[1\].score is "high"; expected a number'),
         (["shortlist", 1], 7, r"shortlist\[1\] is 7; expected an object"),
         (["evolution"], {}, "evolution.candidates is missing"),
+        (["request", "scope"], "backbone", "the search bounds backbone by latency_ms, layers; expected the latency of"),
+        (["request", "budgets"], {"params": 1e6}, "the search bounds detector by params; expected the latency of the"),
         (["digest"], "0" * 12, 'digest is "000000000000", and structure.json beside it has'),
     ],
 )

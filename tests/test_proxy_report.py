@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -19,6 +20,7 @@ from maenas.proxy_plot import group_pictures
 from maenas.proxy_report import group_sizes, judge_group, label_of, points_csv, problem_of, report_record
 
 APS = [[0.30, 0.32], [0.41, 0.39], [0.20, 0.24], [0.50, 0.46], [0.36, 0.34], [0.10, 0.12]]
+HEADER = "group,structure,name,predicted_ms,measured_ms\n"
 MEANS = [0.31, 0.40, 0.22, 0.48, 0.35, 0.11]
 SCORES = [
     values("madnas", [3, 4, 2, 5, 6, 1]),
@@ -168,6 +170,16 @@ def test_the_screen(capsys, tmp_path):
     assert json.loads(capsys.readouterr().out)[1]["scores"]["broken"] is None
 
 
+def test_small_scores_of_opposite_order_are_not_equal():
+    tiny = [values("b", [1e-10 * k for k in (3, 4, 2, 5, 6, 1)]), values("c", [-1e-10 * k for k in (3, 4, 2, 5, 6, 1)])]
+    first, second = judged(values=tiny).scores
+    assert second.note == "" and first.kendall.value == -second.kendall.value > 0.5
+
+
+def test_names_with_dollars_are_no_formulas():
+    assert group_pictures(judged(values=[values("own:$_$", [3, 4, 2, 5, 6, 1])]), title="set_$_a_$.yaml")["png"]
+
+
 # The folder
 
 
@@ -184,6 +196,34 @@ def test_a_folder_goes_on_with_its_own_question_only(tmp_path):
     folder.structure(NETWORKS[0].digest).write_bytes(folder.structure(NETWORKS[1].digest).read_bytes())
     with pytest.raises(OutputError, match=f"holds structure {NETWORKS[1].digest}; expected the one"):
         folder.load_members()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("group,structure,name\nband,{0},made\n", "members.csv: cannot be read ('predicted_ms')"),
+        (HEADER + "band,{0},made,fast,\n", "members.csv: cannot be read (could not convert string to float: 'fast')"),
+        (HEADER, "members.csv: cannot be read (no network is listed)"),
+        (None, "members.csv: cannot be read (No such file or directory)"),
+    ],
+)
+def test_a_damaged_folder_is_a_users_error(tmp_path, content, message):
+    folder = ProxyFolder(tmp_path)
+    folder.begin({"data": "a"}, MEMBERS[:1])
+    if content is None:
+        folder.members.unlink()
+    else:
+        folder.members.write_text(content.format(MEMBERS[0].digest))
+    with pytest.raises(OutputError, match=re.escape(message)):
+        folder.load_members()
+
+
+@pytest.mark.parametrize("content", ['{"slow": 3}', '{"slow": {"DIGEST": "fast"}}', '{"slow": {"DIGEST": null}}'])
+def test_damaged_scores_are_named(tmp_path, content):
+    folder = ProxyFolder(tmp_path)
+    folder.forward_scores.write_text(content.replace("DIGEST", NETWORKS[0].digest))
+    with pytest.raises(OutputError, match=r"forward_scores\.json: slow is damaged; remove the file"):
+        folder.remembered("slow", lambda structure: 1.0)(NETWORKS[0])
 
 
 def test_networks_that_were_timed_are_removed_and_their_journal_is_not(tmp_path):

@@ -68,6 +68,11 @@ def test_yaml_that_would_grow_without_end_is_refused_before_it_does(first):
         parse_yaml("\n".join(lines))
 
 
+def test_a_yaml_number_that_no_float_holds():
+    with pytest.raises(ValueError, match="int too large to convert to float"):
+        parse_yaml("nc: " + ":".join(["1"] * 200) + ".0")
+
+
 def test_yaml_that_contains_itself_is_refused():
     with pytest.raises(ValueError, match="line 2: a value contains itself"):
         parse_yaml("a: 1\nb: &b [1, *b]\n")

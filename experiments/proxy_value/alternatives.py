@@ -107,7 +107,9 @@ def group_data(folder: Path, group: str) -> GroupData:
     members = ProxyFolder(folder).load_members() or []
     structures = {each.digest: each.structure for each in members}
     values = [
-        [Score(name, stage_score=term)(structures[digest]) for digest in aps] for name, term in CANDIDATES.items()
+        # To 12 digits: equal values must tie, whatever the order of summation.
+        [float(f"{Score(name, stage_score=term)(structures[digest]):.12g}") for digest in aps]
+        for name, term in CANDIDATES.items()
     ]
     return GroupData(tuple(aps), np.array(values), np.array([np.mean(each) for each in aps.values()]))
 

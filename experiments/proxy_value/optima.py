@@ -52,6 +52,7 @@ def main() -> None:
     os.sched_setaffinity(0, set(arguments.cores))
     os.environ["OMP_NUM_THREADS"] = "1"
     table = arguments.device or measured_table(arguments.work, arguments.cores[0])
+    claim(arguments.work / "optima", {"table": load_table(table).table_hash, "budget_ms": arguments.budget_ms})
     files = {name: arguments.work / "optima" / "structures" / f"{name.replace(' ', '-')}.json" for name in OBJECTIVES}
     for name, path in files.items():
         if not path.exists():
@@ -69,6 +70,16 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_table(structures, measured, table, aps, arguments.out / "optima.csv")
     draw(aps, arguments.out / "optima.png")
+
+
+def claim(folder: Path, question: dict[str, object]) -> None:
+    """Refuse a folder that holds the networks of another question."""
+    file = folder / "optima.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(question) + "\n", encoding="utf-8")
+    elif json.loads(file.read_text(encoding="utf-8")) != question:
+        raise SystemExit(f"{folder} holds the optima of another table or budget; expected another --work")
 
 
 def optimum(name: str, table: str, budget_ms: float) -> Structure:

@@ -15,6 +15,7 @@ import numpy as np
 from alternatives import write_alternatives
 
 from maenas.budgets import Budget
+from maenas.cli.eval_proxy_options import identities_of
 from maenas.latency.predict import predict
 from maenas.latency.table import load_table
 from maenas.lowering.detector import lower
@@ -79,7 +80,7 @@ def main() -> None:
         return
     for data in arguments.sets:
         campaign(data, band, arguments)
-        keep(arguments.work / data, arguments.out / data, {arguments.data: "DATA", arguments.work: "WORK"})
+        keep(arguments.work / data, arguments.out / data, data=data)
     write_alternatives({data: arguments.work / data for data in arguments.sets}, arguments.out)
 
 
@@ -137,19 +138,22 @@ def share_networks(first: Path, folder: Path, data: str, arguments: argparse.Nam
     for name in ("members.csv", "forward_scores.json"):
         shutil.copyfile(first / name, folder / name)
     question = json.loads((first / "question.json").read_text(encoding="utf-8"))
-    question |= {"data": str(arguments.data / data), "epochs": arguments.epochs or EPOCHS[data]}
+    trained = argparse.Namespace(
+        data=str(arguments.data / data), epochs=arguments.epochs or EPOCHS[data], max_minutes=None, recipe="small-data",
+        seeds=arguments.seeds, set=[*SHORT, *arguments.set], train_device="cpu", workers=0,
+    )  # fmt: skip
+    question |= {"data": trained.data, "epochs": trained.epochs, **identities_of(trained, None)}
     (folder / "question.json").write_text(json.dumps(question, indent=1) + "\n", encoding="utf-8")
 
 
-def keep(folder: Path, out: Path, places: dict[Path, str]) -> None:
-    """Copy what belongs beside this script; places of this machine get names."""
+def keep(folder: Path, out: Path, *, data: str) -> None:
+    """Copy what belongs beside this script; the data set is named, not its place on this machine."""
     out.mkdir(parents=True, exist_ok=True)
     for name in ("points.csv", "members.csv", "band.png", "wide.png"):
         shutil.copyfile(folder / name, out / name)
-    text = (folder / "proxy.json").read_text(encoding="utf-8")
-    for place, word in places.items():
-        text = text.replace(str(place), word)
-    (out / "proxy.json").write_text(text, encoding="utf-8")
+    record = json.loads((folder / "proxy.json").read_text(encoding="utf-8"))
+    record["question"]["data"] = f"DATA/{data}"
+    (out / "proxy.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def maenas(*words: str) -> None:

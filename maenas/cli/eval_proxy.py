@@ -15,6 +15,7 @@ from maenas.cli.eval_proxy_options import (
     OVER_RANGE,
     add_arguments,
     check_options,
+    identities_of,
     parse_share,
     question_of,
     title_of,
@@ -67,21 +68,22 @@ def _run(arguments: argparse.Namespace) -> int:
     own = _own_scores(arguments.score)
     folder, table = ProxyFolder(Path(arguments.out)), _table(arguments)
     request = None if arguments.structures else _request(arguments, table)
-    question = question_of(arguments, request, table)
-    folder.check(question)
     given = None
-    if folder.load_members() is None:
-        if request is None:
-            given = _given(arguments, table)
-            group_sizes(given)
-        _check_training(arguments)
+    if request is None:
+        given = _given(arguments, table)
+        group_sizes(given)
+    question = question_of(arguments, request, table) | identities_of(arguments, given)
+    folder.check(question)
 
     def waiting() -> None:
         print(f"maenas: another campaign still writes into {arguments.out}", file=sys.stderr)
 
     with owned(folder.path, waiting=waiting, patience=1.0):
+        folder.check(question)  # another call may have begun one meanwhile
         members = folder.load_members()
-        if members is None:
+        if members is not None:
+            group_sizes(members)
+        else:
             members = given if request is None else _draw(arguments, request, folder)
             assert members is not None
             group_sizes(members)
@@ -146,22 +148,6 @@ def _own_scores(names: Sequence[str]) -> list[Any]:
     return [resolve_score(name) for name in names]
 
 
-def _check_training(arguments: argparse.Namespace) -> None:
-    """Refuse now what every training would refuse after the networks were drawn and timed.
-
-    Raises:
-        ConfigError: The recipe or a setting cannot be used.
-        DataError: There is no such data set, or it lacks a split.
-    """
-    from maenas.cli.detector import bundled
-
-    lengths = {"train.epochs": arguments.epochs, "train.max_minutes": arguments.max_minutes}
-    changes = {name: value for name, value in lengths.items() if value is not None}
-    bundled("config").load_config(arguments.recipe, changes=changes, overrides=arguments.set)
-    for split in ("train", "val"):
-        bundled("data.source").load_split(arguments.data, split)
-
-
 def _table(arguments: argparse.Namespace) -> LatencyTable | None:
     from maenas.cli.question import warn_if_stale
     from maenas.latency.table import load_table
@@ -214,6 +200,7 @@ def _measure(request: Request, folder: ProxyFolder) -> Callable[[Sequence[Struct
     """Times networks on this machine under the table's conditions."""
     from maenas.cli.detector import bundled, exporter
     from maenas.profiling.device import LocalDevice
+    from maenas.profiling.host import same_cores_after
     from maenas.profiling.measurement import Settings
 
     assert request.goal.table is not None
@@ -228,7 +215,8 @@ def _measure(request: Request, folder: ProxyFolder) -> Callable[[Sequence[Struct
 
     def measure(structures: Sequence[Structure]) -> list[float]:
         label = f"{structures[0].digest}-{len(structures)}"
-        return [stats.ms_p25 for stats in device.time(structures, label=label)]
+        with same_cores_after():  # trainings may use all of them
+            return [stats.ms_p25 for stats in device.time(structures, label=label)]
 
     return measure
 
@@ -246,7 +234,10 @@ def _given(arguments: argparse.Namespace, table: LatencyTable | None) -> list[Me
     for name in arguments.structures:
         structure = resolve_structure(name)
         if arguments.image_size is not None:
-            structure = replace(structure, image_size=parse_image_size(arguments.image_size))
+            try:
+                structure = replace(structure, image_size=parse_image_size(arguments.image_size))
+            except ValueError as error:
+                raise ProxyError(f"--image-size: {error}") from None
         latency = None if table is None else predict(lower(structure), table).latency_ms
         members.append(Member("given", structure, latency))
     return members
@@ -329,20 +320,24 @@ def _judged(
     seeds: Sequence[int],
     results: Mapping[tuple[str, int], RunResult],
     values: Sequence[ScoreValues],
-    failures: Mapping[str, str],
+    failures: dict[str, str],
 ) -> list[GroupResult]:
-    """Every group, in the order of the networks."""
+    """Every group that can be judged, in the order of the networks; why another cannot goes to the failures."""
     from maenas.proxy_report import judge_group
 
-    names = dict.fromkeys(member.group for member in members)
-    try:
-        return [
-            judge_group(name, [each for each in members if each.group == name], seeds, results, values)
-            for name in names
-        ]
-    except ProxyError as error:
-        reasons = "".join(f"; {name} failed: {reason}" for name, reason in failures.items())
-        raise ProxyError(f"{error}{reasons}") from None
+    judged = []
+    problems = {}
+    for name in dict.fromkeys(member.group for member in members):
+        try:
+            own = [each for each in members if each.group == name]
+            judged.append(judge_group(name, own, seeds, results, values))
+        except ProxyError as error:
+            problems[f"group {name}"] = str(error)
+    if not judged:
+        reasons = [*problems.values(), *(f"{name} failed: {reason}" for name, reason in failures.items())]
+        raise ProxyError("; ".join(reasons))
+    failures.update(problems)
+    return judged
 
 
 def _plot(folder: ProxyFolder, groups: Sequence[GroupResult], *, title: str) -> None:

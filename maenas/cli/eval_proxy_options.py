@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maenas.budgets import parse_amount
 from maenas.cli.question import add_space_arguments
 from maenas.errors import ProxyError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from maenas.latency.table import LatencyTable
+    from maenas.proxy_folder import Member
     from maenas.search import Request
+
+_OWN_OPTIONS = {"train.seed": "--seeds", "data.path": "--data"}
+"""Settings that would make runs other than they are said to be, and the options for them."""
 
 IN_BAND, OVER_RANGE = 12, 6
 """Networks drawn unless another number is asked for."""
@@ -92,6 +101,14 @@ def check_options(arguments: argparse.Namespace) -> None:
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ProxyError(f"--seeds are {' '.join(map(str, seeds))}; expected different numbers, 0 or more")
     parse_share(arguments.band)
+    if arguments.wide is not None:
+        low, high = (parse_amount("latency_ms", text) for text in arguments.wide)
+        if low >= high:
+            raise ProxyError(f"--wide is {' '.join(arguments.wide)}; expected the smaller latency first")
+    for text in arguments.set:
+        own = _OWN_OPTIONS.get(text.partition("=")[0].strip())
+        if own is not None:
+            raise ProxyError(f"--set {text}: expected {own}")
     if arguments.draw_seed < 0:
         raise ProxyError(f"--draw-seed is {arguments.draw_seed}; expected 0 or more")
 
@@ -136,6 +153,41 @@ def question_of(arguments: argparse.Namespace, request: Request | None, table: L
         "measure": arguments.measure,
         "extrapolate": bool(arguments.allow_extrapolation),
     }
+
+
+def identities_of(arguments: argparse.Namespace, given: Sequence[Member] | None) -> dict[str, Any]:
+    """What names and paths of the question stand for: settings, annotations and given networks, as digests.
+
+    Refused now is what every training would refuse after the networks were drawn and timed.
+
+    Raises:
+        ConfigError: The recipe, a setting or the device cannot be used.
+        DataError: There is no such data set, or it lacks a split.
+    """
+    from maenas.cli.detector import bundled
+
+    config, source = bundled("config"), bundled("data.source")
+    lengths = {"train.epochs": arguments.epochs, "train.max_minutes": arguments.max_minutes}
+    lengths = {name: value for name, value in lengths.items() if value is not None}
+    others = {"train.device": arguments.train_device, "data.workers": arguments.workers}
+    others = {name: value for name, value in others.items() if value is not None}
+    trained = config.load_config(
+        arguments.recipe,
+        changes=lengths | others | {"train.seed": max(arguments.seeds)},
+        overrides=arguments.set,
+    )
+    bundled("distributed").pick_device(trained.train.device)
+    settings = config.load_config(arguments.recipe, changes=lengths, overrides=arguments.set).to_dict()
+    splits = [source.load_split(arguments.data, split) for split in ("train", "val")]
+    return {
+        "content of the recipe": _digest(json.dumps(settings, sort_keys=True)),
+        "annotations": _digest(":".join(map(bundled("evaluation_report").dataset_digest, splits))),
+        "networks": None if given is None else [each.digest for each in given],
+    }
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def title_of(arguments: argparse.Namespace) -> str:

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
+_OF_SEARCH = (
+    *("variant", "margin", "max_params", "max_flops", "max_layers", "max_memory"),
+    *("solver", "top_k", "allow_extrapolation"),
+)
+"""Options that mean nothing where the network is given, besides space and score."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -167,9 +173,8 @@ def ask(arguments: argparse.Namespace, *, options: Sequence[tuple[str, str]]) ->
     space = None
     if given is None:
         space = _space(arguments, num_classes, budget_ms)
-    elif arguments.block is not None or arguments.space is not None:
-        raise JourneyError("--block or --space is given, and so is the network; expected one of them")
     else:
+        _check_no_search(arguments)
         fitted = _fitted(given, arguments, num_classes=num_classes, trained=weights is not None or bool(exported))
         if searched is not None and fitted.digest != given.digest:
             size = "x".join(map(str, given.image_size))
@@ -208,6 +213,22 @@ def _space(arguments: argparse.Namespace, num_classes: int, budget_ms: float) ->
     # What the search would refuse is refused now, not after a profile of minutes; the table may not be there yet.
     question = vars(arguments) | {"num_classes": num_classes, "scope": "detector", "device": None}
     return request_from(argparse.Namespace(**question), budget_ms, solver=arguments.solver).space
+
+
+def _check_no_search(arguments: argparse.Namespace) -> None:
+    """Refuse what asks for a search where the network is given: it would have no effect.
+
+    Raises:
+        JourneyError: Naming the option.
+    """
+    if arguments.block is not None or arguments.space is not None:
+        raise JourneyError("--block or --space is given, and so is the network; expected one of them")
+    if arguments.score != "madnas":
+        raise JourneyError("--score is of the search, and the network is given; expected one of them")
+    for name in _OF_SEARCH:
+        if getattr(arguments, name) not in (None, False):
+            option = name.replace("_", "-")
+            raise JourneyError(f"--{option} is of the search, and the network is given; expected one of them")
 
 
 def _given_structure(

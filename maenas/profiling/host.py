@@ -135,17 +135,24 @@ def _keep_on(chosen: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @contextmanager
-def unpinned() -> Iterator[None]:
-    """Every core this process started with, for as long as the block lasts; then those it had before."""
+def same_cores_after() -> Iterator[None]:
+    """Give this process the cores back that it has now, whatever the block pins it to."""
     if not _ALLOWED:
         yield
         return
     before = tuple(sorted(os.sched_getaffinity(0)))
-    unpin()
     try:
         yield
     finally:
         _keep_on(before)
+
+
+@contextmanager
+def unpinned() -> Iterator[None]:
+    """Every core this process started with, for as long as the block lasts; then those it had before."""
+    with same_cores_after():
+        unpin()
+        yield
 
 
 class LoadGuard:

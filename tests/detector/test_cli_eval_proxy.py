@@ -49,6 +49,14 @@ def units(structure):
 """
 
 
+class Asked(list):
+    """Training runs that were asked for, and the digests of networks whose runs fail."""
+
+    def __init__(self):
+        super().__init__()
+        self.failing = set()
+
+
 @pytest.fixture
 def structures(tmp_path):
     """Files of three networks."""
@@ -73,14 +81,15 @@ def maenas(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def trained(monkeypatch):
     """Training takes no time here, and networks of more units end with a higher AP; the runs that were asked for."""
-    asked = []
+    asked = Asked()
 
     def run_all(runs, *, is_locked, cores, progress):
         for run in runs:
             asked.append(run)
             units = sum(stage.depth for stage in load_structure(run.arguments[0]).backbone.stages)
             seed = int(run.arguments[run.arguments.index("--seed") + 1])
-            if FAILS not in run.arguments or seed == 0:
+            digest = Path(run.arguments[0]).stem
+            if (FAILS not in run.arguments or seed == 0) and digest not in asked.failing:
                 write_result(run.folder, {4: 0.30, 5: 0.35}.get(units, 0.50) + 0.01 * seed)
         return {run.name: "it diverged" for run in runs if not run.finished}
 
@@ -163,6 +172,52 @@ def test_a_failed_run_leaves_its_network_out(maenas, structures, trained):
     assert "-seed1 failed: it diverged" in err
 
 
+def test_the_same_names_with_other_content_are_another_question(maenas, structures, trained, tmp_path):
+    options = (*structures, "--data", "data/data.yaml", "--epochs", 20, "--set", "train.batch_size=4", "--dry-run")
+    assert maenas(*options)[0] == 0
+    code, _, err = maenas(*options[:-2], "train.batch_size=2", "--dry-run")
+    assert code == 2 and "holds a campaign with other set " in err
+    labels = next(Path("data").rglob("train.json"))
+    before = labels.read_text()
+    labels.write_text(before.replace('"bbox": [', '"bbox": [1, ', 1).replace('"bbox": [1, ', '"bbox": [', 1))
+    assert maenas(*options)[0] == 0, "the same boxes"
+    content = json.loads(before)
+    content["annotations"][0]["bbox"][2] -= 1
+    labels.write_text(json.dumps(content))
+    code, _, err = maenas(*options)
+    assert code == 2 and "holds a campaign with other annotations (" in err
+    labels.write_text(before)
+    save_structure(replace(load_structure("n0.json"), name="other", head=Head(6, 5, 3)), "n0.json")
+    code, _, err = maenas(*options)
+    assert code == 2 and "holds a campaign with other networks (" in err
+
+
+def test_a_group_too_thin_to_judge_does_not_take_the_others_with_it(maenas, trained, tmp_path):
+    from maenas.proxy_folder import Member, ProxyFolder
+
+    members = [
+        Member(group, replace(network(1, 1, 1, depth, width=width), head=Head(6, 4, 3)), 2.0 + depth)
+        for group, width in (("band", 8), ("wide", 16))
+        for depth in (1, 2, 3)
+    ]
+    for place, member in enumerate(members):
+        save_structure(member.structure, f"m{place}.json")
+    options = (*(f"m{place}.json" for place in range(6)), "--data", "data/data.yaml", "--epochs", 20, "--seeds", 1)
+    assert maenas(*options, "--dry-run")[0] == 0
+    folder = ProxyFolder(Path("runs/eval-proxy"))
+    folder.begin(json.loads(folder.question.read_text()), members)
+    trained.failing.add(members[5].digest)
+    code, out, err = maenas(*options, "--json")
+    assert code == 1, err
+    record = json.loads(out)
+    assert [group["group"] for group in record["groups"]] == ["band"]
+    assert record["failures"]["group wide"] == "group wide has 2 networks with results; expected at least 3"
+    assert folder.report.exists() and folder.points.exists()
+    folder.members.write_text("group,structure,name,predicted_ms,measured_ms\n")
+    code, _, err = maenas(*options)
+    assert code == 2 and "members.csv: cannot be read (no network is listed); expected another --out" in err
+
+
 @pytest.mark.slow
 def test_drawn_networks(maenas, trained, tmp_path):
     def stage(out, hidden, depth):
@@ -209,6 +264,12 @@ def test_drawn_networks(maenas, trained, tmp_path):
         (["a.json", "--band", "wide"], "--band is 'wide'; expected a percentage such as 2%"),
         (["a.json", "--draw-seed", "-1"], "--draw-seed is -1; expected 0 or more"),
         (["a.json", "--score", "madnas"], "--score is 'madnas'; expected module:function"),
+        (["a.json", "--set", "train.seed=7"], "--set train.seed=7: expected --seeds"),
+        (["--block", "res", "--device", "t4", "--budget", "3ms", "--wide", "5ms", "4ms"], "--wide is 5ms 4ms"),
+        (["--block", "res", "--device", "t4", "--budget", "3ms", "--wide", "5ms", "frog"], "'frog'"),
+        (["damo-yolo-t", "damo-yolo-s", "damo-yolo-m", "--image-size", "100"], "--image-size: image_size[0] is 100"),
+        (["damo-yolo-t", "damo-yolo-s", "damo-yolo-m", "--train-device", "cude"], "device is 'cude'; cannot be used"),
+        (["damo-yolo-t", "damo-yolo-s", "damo-yolo-m", "--workers", "-3"], "data.workers is -3; expected"),
         (["a.json", "--cores", "9999"], "--cores are 9999; expected different ones of"),
         (["damo-yolo-t", "damo-yolo-s"], "group given has 2 structures; expected at least 3"),
         (["damo-yolo-t", "damo-yolo-s", "damo-yolo-m"], "gone: "),

@@ -165,6 +165,12 @@ def test_a_plan_with_a_given_search(maenas, refused, data, tmp_path):
         (("--device", "t4", "--block", "res", "--space", "res"), "give either --block .* or --space FILE"),
         (("--device", "t4", "--variant", "huge", "--block", "res"), "huge"),
         (("--device", "t4", "--structure", "damo-yolo-t", "--block", "res"), "--block or --space is given, and so is"),
+        (
+            ("--device", "t4", "--structure", "damo-yolo-t", "--max-params", "9M"),
+            "--max-params is of the search, and",
+        ),
+        (("--device", "t4", "--structure", "damo-yolo-t", "--score", "params"), "--score is of the search, and the"),
+        (("--device", "t4", "--structure", "damo-yolo-t", "--allow-extrapolation"), "--allow-extrapolation is of the"),
         (("--device", "t4", "--structure", "damo-yolo-t", "--image-size", "100"), "--image-size: .*multiple"),
         (("--device", "t4", "--structure", "gone.json"), "gone.json"),
         (("--device", "local", "--top-k", "0"), "--top-k is 0; expected 1 or more"),
