@@ -6,38 +6,29 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maenas.budgets import parse_amount
 from maenas.cli.detector import bundled
-from maenas.cli.question import parse_image_size, parse_margin, parse_names, request_from
+from maenas.cli.question import parse_margin, parse_names, request_from
+from maenas.cli.run_given import PRECISIONS, Given, fitted, read_given
 from maenas.cli.run_words import check_training, front_words, given_words, search_words, train_words
 from maenas.files import make_folder, write_text_atomically
-from maenas.journey import Device, Journey, JourneyError, card_file
+from maenas.journey import Device, Journey, JourneyError
 from maenas.journey_facts import DataFacts, Facts, gather
 from maenas.journey_record import Entry, RunRecord, file_sha256
-from maenas.journey_searched import read_searched
 from maenas.journey_tables import installed_backend, local_device, named_device, new_device, space_ops
 from maenas.latency.table import load_table
 from maenas.latency.table_local import LOCAL
 from maenas.lowering.detector import lower
-from maenas.published import resolve_structure
 from maenas.results import SEARCH_FILE
 from maenas.spaces import SearchSpace
-from maenas.structure import Structure, save_structure
+from maenas.structure import save_structure
 
 if TYPE_CHECKING:
     from maenas.lowering.op import Op
-
-PRECISIONS = ("fp32", "fp16", "int8")
-
-_OF_SEARCH = (
-    *("variant", "margin", "max_params", "max_flops", "max_layers", "max_memory"),
-    *("solver", "top_k", "allow_extrapolation"),
-)
-"""Options that mean nothing where the network is given, besides space and score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +43,7 @@ class Asked:
         data: The data set, a `detector.data.source.DataConfig`.
         data_digest: Of its annotations.
         space: The search space with the data's classes; None where the network is given.
-        structure: The given network with the data's classes, or None.
-        searched: The record of the search that it comes from, or None.
-        weights: The given checkpoint, or None.
-        exported: Given exports by precision.
+        given: What was given in place of steps, its network with the data's classes.
     """
 
     arguments: argparse.Namespace
@@ -65,10 +53,7 @@ class Asked:
     data: Any
     data_digest: str
     space: SearchSpace | None
-    structure: Structure | None
-    searched: str | None
-    weights: Path | None
-    exported: dict[str, Path]
+    given: Given
 
     def journey(self, record: RunRecord | None) -> Journey:
         """The journey on its device.
@@ -81,8 +66,8 @@ class Asked:
         """
         arguments = self.arguments
         device = _device(self, record)
-        precisions = _precisions(arguments.precision, device, self.exported)
-        given = self.weights is not None or bool(self.exported)
+        given = self.given
+        precisions = _precisions(arguments.precision, device, given.exported)
         return Journey(
             out=self.out,
             budget_ms=self.budget_ms,
@@ -91,25 +76,26 @@ class Asked:
             data_digest=self.data_digest,
             search=() if self.space is None else search_words(arguments, self.space),
             front=() if self.space is None else front_words(arguments, self.space),
-            train=() if given else train_words(arguments, num_train=len(self.data.train)),
+            train=() if given.is_trained else train_words(arguments, num_train=len(self.data.train)),
             train_inputs=() if arguments.teacher is None else (Path(arguments.teacher),),
             export=given_words(arguments, ("format", "nms")),
             precisions=precisions,
-            structure=None if self.structure is None else self.out / "network" / "structure.json",
-            searched=None if self.searched is None else self.out / "network" / "search.json",
-            weights=self.weights,
-            exported=self.exported,
+            structure=None if given.structure is None else self.out / "network" / "structure.json",
+            searched=None if given.searched is None else self.out / "network" / "search.json",
+            weights=given.weights,
+            exported=given.exported,
             keep_disturbed=arguments.keep_disturbed,
             union=self.data.val.union is not None,
         )
 
     def write_given(self, journey: Journey) -> None:
         """Write the given network, fitted to the data, where steps find it."""
-        if self.structure is not None and journey.structure is not None:
+        given = self.given
+        if given.structure is not None and journey.structure is not None:
             make_folder(journey.structure.parent)
-            save_structure(self.structure, journey.structure)
-        if self.searched is not None and journey.searched is not None:
-            write_text_atomically(journey.searched, self.searched)
+            save_structure(given.structure, journey.structure)
+        if given.searched is not None and journey.searched is not None:
+            write_text_atomically(journey.searched, json.dumps(given.searched, indent=1) + "\n")
 
     def report(self, journey: Journey, record: RunRecord) -> tuple[Facts, Path]:
         """Gather what the steps wrote, draw it, and write the report; its facts and its page."""
@@ -146,6 +132,42 @@ def ask(arguments: argparse.Namespace, *, options: Sequence[tuple[str, str]]) ->
     # A copy: what is filled in here, such as the space, was not asked for.
     arguments = argparse.Namespace(**vars(arguments))
     budget_ms = parse_amount("latency_ms", arguments.budget)
+    _check_values(arguments)
+    data = bundled("data.source").load_data(arguments.data)
+    given = read_given(arguments)
+    if arguments.teacher is not None:
+        bundled("checkpoint").load_checkpoint(arguments.teacher)  # said now, not after a search
+    if data.val is None or (data.train is None and not given.is_trained):
+        missing = "val" if data.val is None else "train"
+        raise JourneyError(f"{arguments.data}: has no split {missing}; expected train and val")
+    num_classes = len(data.class_names)
+    space = None
+    if given.structure is None:
+        space = _space(arguments, num_classes, budget_ms)
+    else:
+        given = fitted(given, arguments, num_classes=num_classes)
+    check_training(arguments, trained=given.is_trained, data=data)
+    digest = _digest(data)
+    entries = [*(Entry(name, value) for name, value in options), Entry("annotations of --data", digest)]
+    entries += _file_entries(arguments)
+    return Asked(
+        arguments=arguments,
+        entries=tuple(entries),
+        out=Path(arguments.out) if arguments.out else _default_out(arguments),
+        budget_ms=budget_ms,
+        data=data,
+        data_digest=digest,
+        space=space,
+        given=given,
+    )
+
+
+def _check_values(arguments: argparse.Namespace) -> None:
+    """Refuse options that are wrong by themselves.
+
+    Raises:
+        MaenasError: Naming the option.
+    """
     parse_margin(arguments.margin)
     if arguments.device is None:
         raise JourneyError("--device is missing; expected a latency table, such as t4, or local for this machine")
@@ -158,47 +180,18 @@ def ask(arguments: argparse.Namespace, *, options: Sequence[tuple[str, str]]) ->
             raise JourneyError(f"{option} is {value}; expected {low} or more")
     if arguments.precision is not None:
         parse_names(arguments.precision, PRECISIONS, option="--precision")
-    data = bundled("data.source").load_data(arguments.data)
-    weights = None if arguments.weights is None else Path(arguments.weights)
-    cards = _cards(arguments.exported or ())
-    exported = {precision: folder for precision, (folder, _) in cards.items()}
-    searched = None if arguments.searched is None else read_searched(Path(arguments.searched))
-    given = _given_structure(arguments, weights, cards, None if searched is None else searched[0])
-    if arguments.teacher is not None:
-        bundled("checkpoint").load_checkpoint(arguments.teacher)  # said now, not after a search
-    if data.val is None or (data.train is None and weights is None and not exported):
-        missing = "val" if data.val is None else "train"
-        raise JourneyError(f"{arguments.data}: has no split {missing}; expected train and val")
-    num_classes = len(data.class_names)
-    space = None
-    if given is None:
-        space = _space(arguments, num_classes, budget_ms)
-    else:
-        _check_no_search(arguments)
-        fitted = _fitted(given, arguments, num_classes=num_classes, trained=weights is not None or bool(exported))
-        if searched is not None and fitted.digest != given.digest:
-            size = "x".join(map(str, given.image_size))
-            raise JourneyError(
-                f"--searched {arguments.searched}: its network is for {given.head.num_classes} classes at {size} px; "
-                f"expected one for {num_classes} classes"
-                + ("" if arguments.image_size is None else f" at {arguments.image_size} px")
-                + " (maenas search --num-classes), or --structure, without the search's proof"
-            )
-        given = fitted
-    check_training(arguments, trained=weights is not None or bool(exported), data=data)
-    digest = _digest(data)
-    files = [("--structure", arguments.structure), ("--weights", arguments.weights), ("--teacher", arguments.teacher)]
+
+
+def _file_entries(arguments: argparse.Namespace) -> list[Entry]:
+    """The content of files that options name, as far as they are files."""
+    named = {"--structure": arguments.structure, "--weights": arguments.weights, "--teacher": arguments.teacher}
     if arguments.searched is not None:
-        files.append(("--searched", str(Path(arguments.searched) / SEARCH_FILE)))
-    named = [
+        named["--searched"] = str(Path(arguments.searched) / SEARCH_FILE)
+    return [
         Entry(f"SHA-256 of {option}", file_sha256(Path(value)))
-        for option, value in files
+        for option, value in named.items()
         if value and Path(value).is_file()
     ]
-    entries = (*(Entry(name, value) for name, value in options), Entry("annotations of --data", digest), *named)
-    out = Path(arguments.out) if arguments.out else _default_out(arguments)
-    record = None if searched is None else json.dumps(searched[1], indent=1) + "\n"
-    return Asked(arguments, entries, out, budget_ms, data, digest, space, given, record, weights, exported)
 
 
 def _space(arguments: argparse.Namespace, num_classes: int, budget_ms: float) -> SearchSpace:
@@ -213,86 +206,6 @@ def _space(arguments: argparse.Namespace, num_classes: int, budget_ms: float) ->
     # What the search would refuse is refused now, not after a profile of minutes; the table may not be there yet.
     question = vars(arguments) | {"num_classes": num_classes, "scope": "detector", "device": None}
     return request_from(argparse.Namespace(**question), budget_ms, solver=arguments.solver).space
-
-
-def _check_no_search(arguments: argparse.Namespace) -> None:
-    """Refuse what asks for a search where the network is given: it would have no effect.
-
-    Raises:
-        JourneyError: Naming the option.
-    """
-    if arguments.block is not None or arguments.space is not None:
-        raise JourneyError("--block or --space is given, and so is the network; expected one of them")
-    if arguments.score != "madnas":
-        raise JourneyError("--score is of the search, and the network is given; expected one of them")
-    for name in _OF_SEARCH:
-        if getattr(arguments, name) not in (None, False):
-            option = name.replace("_", "-")
-            raise JourneyError(f"--{option} is of the search, and the network is given; expected one of them")
-
-
-def _given_structure(
-    arguments: argparse.Namespace,
-    weights: Path | None,
-    cards: dict[str, tuple[Path, Any]],
-    searched: Structure | None,
-) -> Structure | None:
-    """The network of whatever was given that has one.
-
-    Raises:
-        MaenasError: It cannot be read, or two things that were given are of different networks.
-    """
-    found: dict[str, Structure] = {f"--exported ({name})": card.structure for name, (_, card) in cards.items()}
-    if searched is not None:
-        if arguments.structure is not None:
-            raise JourneyError("--structure is given, and so is --searched; expected one of them")
-        found["--searched"] = searched
-    if weights is not None:
-        found["--weights"] = bundled("checkpoint").load_checkpoint(weights).structure
-    if arguments.structure is not None:
-        structure = resolve_structure(arguments.structure)
-        if not found:
-            return structure
-        found["--structure"] = structure
-    if len({structure.digest for structure in found.values()}) > 1:
-        listed = ", ".join(f"{name} {structure.digest}" for name, structure in found.items())
-        raise JourneyError(f"what was given is of different networks: {listed}; expected one")
-    return next(iter(found.values()), None)
-
-
-def _fitted(given: Structure, arguments: argparse.Namespace, *, num_classes: int, trained: bool) -> Structure:
-    """A given network with the data's classes and the image size asked for; a trained one has its own."""
-    size = given.image_size if arguments.image_size is None else parse_image_size(arguments.image_size)
-    if trained:
-        if tuple(size) != tuple(given.image_size):
-            raise JourneyError(
-                f"--image-size is {arguments.image_size}; expected none: the trained network has its own"
-            )
-        return given
-    try:
-        return replace(given, image_size=size, head=replace(given.head, num_classes=num_classes))
-    except ValueError as error:
-        raise JourneyError(f"--image-size: {error}") from None
-
-
-def _cards(folders: Sequence[str]) -> dict[str, tuple[Path, Any]]:
-    """Given exports by their precision: folder and card; their files are those that the card is about.
-
-    Raises:
-        MaenasError: One is none, was changed, or is of the precision of another.
-    """
-    files = bundled("artifact_files")
-    found: dict[str, tuple[Path, Any]] = {}
-    for folder in map(Path, folders):
-        if not card_file(folder).is_file():
-            raise JourneyError(f"{folder}: has no {card_file(folder).name}; expected the folder of an export")
-        card = files.read_card(card_file(folder))
-        if card.precision in found or not card.files:
-            expected = f"files in one of {', '.join(PRECISIONS)}, each once"
-            raise JourneyError(f"{card_file(folder)}: precision is {card.precision}; expected {expected}")
-        files.check_files(folder / card.files[0].name, card)
-        found[card.precision] = folder, card
-    return found
 
 
 def _digest(data: Any) -> str:  # noqa: ANN401
@@ -338,8 +251,8 @@ def _ops(asked: Asked) -> Sequence[Op]:
     """What a table has to know."""
     if asked.space is not None:
         return space_ops(asked.space, asked.arguments.variant)
-    assert asked.structure is not None
-    return lower(asked.structure)
+    assert asked.given.structure is not None
+    return lower(asked.given.structure)
 
 
 def _new_device(asked: Asked) -> Device:
@@ -348,16 +261,16 @@ def _new_device(asked: Asked) -> Device:
     arguments = asked.arguments
     name, space = arguments.block or arguments.space, asked.space
     if space is None:
-        assert asked.structure is not None
-        name = asked.structure.backbone.family
+        assert asked.given.structure is not None
+        name = asked.given.structure.backbone.family
         if name not in ("res", "csp", "mob"):
             raise JourneyError(
                 f"no latency table of this machine has the {name} network that is given, and a profile makes tables of "
                 "search spaces; expected --device with the name of a table"
             )
         space = load_space(name)
-    size = space.image_size if asked.structure is None else asked.structure.image_size
-    classes = len(asked.data.class_names) if asked.structure is None else asked.structure.head.num_classes
+    size = space.image_size if asked.given.structure is None else asked.given.structure.image_size
+    classes = len(asked.data.class_names) if asked.given.structure is None else asked.given.structure.head.num_classes
     return new_device(
         name,
         space,
