@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,12 @@ class ProxyFolder:
         """Remove the networks that were exported to be timed, several MB each; the journals stay."""
         for path in self.measured.glob("*.onnx"):
             path.unlink(missing_ok=True)
+
+    def drop_pictures(self, groups: Collection[str]) -> None:
+        """Remove pictures of an earlier report of groups that are in no new one."""
+        for name in groups:
+            for suffix in ("png", "svg"):
+                self.plot(name, suffix).unlink(missing_ok=True)
 
     def load_members(self) -> list[Member] | None:
         """The networks that an earlier call began with; None if none did.

@@ -112,6 +112,7 @@ def _campaign(
     results = _results(runs)
     groups = _judged(members, arguments.seeds, results, values, failures)
     write_text_atomically(folder.points, points_csv(members, arguments.seeds, results, values, groups))
+    folder.drop_pictures({member.group for member in members} - {group.group for group in groups})
     _plot(folder, groups, title=title_of(arguments))
     record = report_record({**question, "seeds": arguments.seeds}, groups, failures)
     write_text_atomically(folder.report, json.dumps(record, indent=1) + "\n")

@@ -206,6 +206,7 @@ def test_a_group_too_thin_to_judge_does_not_take_the_others_with_it(maenas, trai
     assert maenas(*options, "--dry-run")[0] == 0
     folder = ProxyFolder(Path("runs/eval-proxy"))
     folder.begin(json.loads(folder.question.read_text()), members)
+    folder.plot("wide", "png").write_text("of an earlier report")
     trained.failing.add(members[5].digest)
     code, out, err = maenas(*options, "--json")
     assert code == 1, err
@@ -213,6 +214,7 @@ def test_a_group_too_thin_to_judge_does_not_take_the_others_with_it(maenas, trai
     assert [group["group"] for group in record["groups"]] == ["band"]
     assert record["failures"]["group wide"] == "group wide has 2 networks with results; expected at least 3"
     assert folder.report.exists() and folder.points.exists()
+    assert folder.plot("band", "png").exists() and not folder.plot("wide", "png").exists()
     folder.members.write_text("group,structure,name,predicted_ms,measured_ms\n")
     code, _, err = maenas(*options)
     assert code == 2 and "members.csv: cannot be read (no network is listed); expected another --out" in err
