@@ -101,16 +101,12 @@ def parse_yaml(text: str, *, loader: type[yaml.SafeLoader] | None = None) -> Any
 
 def _values_with_aliases(node: yaml.Node, known: dict[int, int | None]) -> int:
     """How many values a node stands for; `known` has None for those under way."""
-    import yaml
-
     key = id(node)
     if key not in known:
         known[key] = None
-        below: list[yaml.Node] = []
-        if isinstance(node, yaml.SequenceNode):
-            below = node.value
-        elif isinstance(node, yaml.MappingNode):
-            below = [part for pair in node.value for part in pair]
+        # Of a scalar a text, of a sequence nodes, of a mapping pairs of nodes.
+        parts = node.value if isinstance(node.value, list) else []
+        below = [each for part in parts for each in (part if isinstance(part, tuple) else (part,))]
         known[key] = 1 + sum(_values_with_aliases(each, known) for each in below)
     count = known[key]
     if count is None:

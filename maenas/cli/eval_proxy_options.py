@@ -166,28 +166,25 @@ def identities_of(arguments: argparse.Namespace, given: Sequence[Member] | None)
     """
     from maenas.cli.detector import bundled
 
-    config, source = bundled("config"), bundled("data.source")
-    lengths = {"train.epochs": arguments.epochs, "train.max_minutes": arguments.max_minutes}
-    lengths = {name: value for name, value in lengths.items() if value is not None}
-    others = {"train.device": arguments.train_device, "data.workers": arguments.workers}
-    others = {name: value for name, value in others.items() if value is not None}
-    trained = config.load_config(
-        arguments.recipe,
-        changes=lengths | others | {"train.seed": max(arguments.seeds)},
-        overrides=arguments.set,
-    )
-    bundled("distributed").pick_device(trained.train.device)
-    settings = config.load_config(arguments.recipe, changes=lengths, overrides=arguments.set).to_dict()
-    splits = [source.load_split(arguments.data, split) for split in ("train", "val")]
+    changes = {
+        "train.epochs": arguments.epochs,
+        "train.max_minutes": arguments.max_minutes,
+        "train.device": arguments.train_device,
+        "data.workers": arguments.workers,
+        "train.seed": max(arguments.seeds),
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    config = bundled("config").load_config(arguments.recipe, changes=changes, overrides=arguments.set)
+    bundled("distributed").pick_device(config.train.device)
+    settings = config.to_dict()
+    # Seeds may be added, and a campaign may go on elsewhere.
+    del settings["train"]["seed"], settings["train"]["device"], settings["data"]["workers"]
+    splits = [bundled("data.source").load_split(arguments.data, split) for split in ("train", "val")]
     return {
-        "content of the recipe": _digest(json.dumps(settings, sort_keys=True)),
-        "annotations": _digest(":".join(map(bundled("evaluation_report").dataset_digest, splits))),
+        "content of the recipe": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12],
+        "annotations": [bundled("evaluation_report").dataset_digest(split) for split in splits],
         "networks": None if given is None else [each.digest for each in given],
     }
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def title_of(arguments: argparse.Namespace) -> str:

@@ -82,17 +82,25 @@ def test_no_cuda_device_is_said():
         open_adapter(device="cuda", compiled=False, precision="fp32", threads=1)
 
 
-def test_results_of_another_precision_are_refused():
-    sqrt = onnx.helper.make_node("Cast", ["x"], ["y"], to=onnx.TensorProto.FLOAT)
+def test_results_of_another_precision_are_refused(monkeypatch: pytest.MonkeyPatch):
+    wrong = (torch.zeros(1, dtype=torch.float64),)
+    monkeypatch.setattr(torch, "compile", lambda module, dynamic: lambda images: wrong)
+    with pytest.raises(InputError, match=r"probe\.onnx: torch returns torch\.float64; expected torch\.float32$"):
+        loaded(cpu(compiled=True), layers=False)
+
+
+def test_a_cast_to_float32_is_one_to_the_networks_own_precision():
+    cast = onnx.helper.make_node("Cast", ["x"], ["y"], to=onnx.TensorProto.FLOAT)
     graph = onnx.helper.make_graph(
-        [sqrt],
+        [cast],
         "cast",
         [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, SHAPE)],
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, SHAPE)],
     )
     content = onnx.helper.make_model(graph, ir_version=8).SerializeToString()
-    # A cast to float32 is one to the network's own precision.
-    TorchAdapter("cpu", False, "bf16", 1, False).load(content, IMAGES, where="cast.onnx", layers=False).run()
+    network = TorchAdapter("cpu", False, "bf16", 1, False).load(content, IMAGES, where="cast.onnx", layers=False)
+    with torch.inference_mode():
+        assert [output.dtype for output in network._module(network._given())] == [torch.bfloat16]
 
 
 def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch):

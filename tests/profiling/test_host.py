@@ -14,7 +14,15 @@ pytest.importorskip("psutil")
 
 from maenas.errors import ProfileError
 from maenas.profiling import host
-from maenas.profiling.host import LoadGuard, busiest_processes, describe_host, fingerprint, pin, unpin
+from maenas.profiling.host import (
+    LoadGuard,
+    busiest_processes,
+    describe_host,
+    fingerprint,
+    pin,
+    same_cores_after,
+    unpin,
+)
 
 Times = namedtuple("Times", "user nice system idle irq softirq steal")
 
@@ -132,6 +140,19 @@ def test_a_busy_process_is_found():
     assert guard.others > 0.05
     assert f"({process.pid})" in busiest
     assert f"({os.getpid()})" not in busiest
+
+
+def test_cores_are_given_back_after_a_block_that_pins():
+    if not hasattr(os, "sched_getaffinity"):
+        pytest.skip("this system cannot pin")
+    everything = os.sched_getaffinity(0)
+    if len(everything) < 2:
+        pytest.skip("one core cannot be told from all")
+    with pytest.raises(RuntimeError, match="while pinned"), same_cores_after():
+        pin(1)
+        assert len(os.sched_getaffinity(0)) == 1
+        raise RuntimeError("while pinned")
+    assert os.sched_getaffinity(0) == everything
 
 
 def test_unpinned_gives_every_core_for_a_while():
